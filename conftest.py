@@ -1,0 +1,16 @@
+"""What all tests share, the examples in docstrings, docs/ and Markdown pages included."""
+
+import pytest
+from hypothesis import settings
+
+# A failure prints the line that repeats it. No deadline: a first call into torch is slow, and a
+# time limit per example would fail by chance on a busy machine.
+settings.register_profile("tinygrad_ee559", settings(), print_blob=True, deadline=None)
+settings.load_profile("tinygrad_ee559")
+
+
+@pytest.fixture(autouse=True)
+def _examples_write_to_a_folder_of_their_own(request, monkeypatch):
+    """An example that draws to "graph.svg", as a reader would, leaves nothing in the repository."""
+    if isinstance(request.node, pytest.DoctestItem):
+        monkeypatch.chdir(request.getfixturevalue("tmp_path"))

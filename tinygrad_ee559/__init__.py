@@ -1,0 +1,28 @@
+"""A define-by-run automatic differentiation engine that can be read, and that is fast.
+
+    import torch, tinygrad_ee559 as tg
+
+    x = tg.Tensor([1.0, 2.0], requires_grad=True)
+    torch.tanh(x * x).sum().backward()
+    x.grad
+
+A `Tensor` wraps a torch tensor or a number and speaks PyTorch's vocabulary. Recording is switched
+by PyTorch's own grad mode, so `tg.no_grad()` and `torch.no_grad()` mean the same.
+"""
+
+from torch import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+
+from tinygrad_ee559 import methods
+from tinygrad_ee559.func import grad
+from tinygrad_ee559.record import rule
+from tinygrad_ee559.tensor import Tensor
+
+__all__ = [
+    "Tensor",
+    "enable_grad",
+    "grad",
+    "is_grad_enabled",
+    "no_grad",
+    "rule",
+    "set_grad_enabled",
+]

@@ -1,0 +1,132 @@
+"""Gives `Tensor` its operators and torch's methods, all taken from the rule table."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tinygrad_ee559 import rules
+from tinygrad_ee559.errors import InPlaceError
+from tinygrad_ee559.record import binary, call_in_place, dispatch, unary
+from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, alias
+from tinygrad_ee559.tensor import Tensor, lift
+
+#: Python's operators and the torch functions that they call; each has a reflected form.
+OPERATORS = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "truediv": torch.div,
+    "floordiv": torch.floor_divide, "mod": torch.remainder, "pow": torch.pow,
+    "matmul": torch.matmul, "and": torch.bitwise_and, "or": torch.bitwise_or,
+    "xor": torch.bitwise_xor,
+}  # fmt: skip
+COMPARISONS = {
+    "eq": torch.eq, "ne": torch.ne, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge,
+}  # fmt: skip
+UNARY_OPERATORS = {"neg": torch.neg, "abs": torch.abs, "invert": torch.bitwise_not}
+
+#: Methods that take a shape, or dimensions, as one tuple or one by one.
+VARIADIC = frozenset({"view", "reshape", "expand", "permute", "repeat", "tile", "flip"})
+
+#: Methods that torch has and that mean the conversion to one dtype.
+DTYPES = {
+    "float": torch.float32, "double": torch.float64, "half": torch.float16,
+    "bfloat16": torch.bfloat16, "int": torch.int32, "long": torch.int64, "bool": torch.bool,
+}  # fmt: skip
+
+#: Names that `Tensor` defines itself, or that mean something else in Python.
+_OWN = frozenset(name for name in vars(Tensor) if not name.startswith("__"))
+
+
+def add_methods() -> None:
+    """Make every known function that torch has as a tensor method a method of `Tensor` too."""
+    for table in (RULES, COMPOSED, CONSTANT):
+        for function in list(table):
+            name = getattr(function, "__name__", "")
+            torch_method = getattr(torch.Tensor, name, None)
+            if not callable(torch_method) or name.startswith("_") or name in _OWN:
+                continue
+            if torch_method not in RULES and torch_method not in COMPOSED:
+                alias(function, torch_method)
+            if getattr(torch, name, function) is function or torch_method is function:
+                setattr(Tensor, name, _method(name, function))
+    for name, dtype in DTYPES.items():
+        setattr(Tensor, name, _conversion(dtype))
+
+
+def add_operators() -> None:
+    """Define Python's operators on `Tensor`."""
+    for name, function in OPERATORS.items():
+        plain = binary(RULES[function], _number_operator(name)) if function in RULES else None
+        forward = plain or _dispatched(function)
+        setattr(Tensor, f"__{name}__", forward)
+        setattr(Tensor, f"__r{name}__", _reflected(forward))
+        setattr(Tensor, f"__i{name}__", _in_place(function, forward))
+    for name, function in (*COMPARISONS.items(), *UNARY_OPERATORS.items()):
+        setattr(Tensor, f"__{name}__", _dispatched(function))
+    Tensor.__neg__ = unary(RULES[torch.neg])  # type: ignore[method-assign]
+    Tensor.__getitem__ = _dispatched(torch.Tensor.__getitem__)  # type: ignore[method-assign]
+    Tensor.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
+
+
+def _torch_function(
+    _cls: Any, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+) -> Any:
+    return dispatch(function, args, kwargs or {})
+
+
+def _method(name: str, function: Any) -> Callable[..., Any]:
+    rule = RULES.get(function)
+    if rule is not None and rule.pointwise and len(rule.parameters) == 1:
+        return unary(rule)
+    if name in VARIADIC:
+        return lambda self, *sizes, **kwargs: dispatch(
+            function, (self, *_as_one(sizes)), kwargs
+        )
+    return lambda self, *args, **kwargs: dispatch(function, (self, *args), kwargs)
+
+
+def _as_one(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Sizes given one by one as one argument."""
+    return (sizes,) if sizes and not isinstance(sizes[0], (tuple, list, torch.dtype)) else sizes
+
+
+def _conversion(dtype: torch.dtype) -> Callable[[Tensor], Any]:
+    return lambda self: self.to(dtype)
+
+
+def _dispatched(function: Any) -> Callable[..., Any]:
+    return lambda *args: dispatch(function, args, {})
+
+
+def _reflected(forward: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Any]:
+    return lambda self, other: forward(lift(other, None), self)
+
+
+def _number_operator(name: str) -> Callable[[Any, Any], Any]:
+    """Python's operator for plain numbers; a power is never complex."""
+    if name == "pow":
+        return RULES[torch.pow].number  # type: ignore[return-value]
+    return getattr(operator, name)  # type: ignore[no-any-return]
+
+
+def _in_place(function: Any, forward: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Any]:
+    """`x += y` and the like: in place where nothing is recorded, a new tensor where it is."""
+
+    def assign(self: Tensor, other: Any) -> Any:
+        if not torch.is_grad_enabled() or (self.node is None and getattr(other, "node", 0) is None):
+            return call_in_place(f"{function.__name__}_", (self, other), {})
+        if self.node is not None and self.is_leaf:
+            raise InPlaceError(
+                "a leaf that requires gradients cannot be changed in place where its history is "
+                "recorded; do it inside tinygrad_ee559.no_grad(), or make a new tensor"
+            )
+        return forward(self, other)
+
+    return assign
+
+
+assert rules  # imported for what it registers
+add_methods()
+add_operators()

@@ -1,0 +1,400 @@
+"""Recording: what happens when a torch function is called on a `Tensor`.
+
+`call` runs the function on the raw values and leaves a node; `dispatch` finds out what is to
+be called; `unary` and `binary` build the short way for plain numbers, which falls back on `call`
+as soon as a torch tensor takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinygrad_ee559 import tape
+from tinygrad_ee559.errors import InPlaceError, MixedGraphError, NoRuleError, operand_error
+from tinygrad_ee559.rules import registry
+from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, Formula, Plan, Rule
+from tinygrad_ee559.tape import ForkNode, ListNode, Node, NumberNode, NumbersNode, Part
+from tinygrad_ee559.tensor import Tensor, lift
+
+_new = object.__new__
+_NUMBERS = frozenset({float, int, bool})
+_next_order = tape.next_order
+_grad_enabled = torch.is_grad_enabled
+
+
+def rule(
+    function: Any, *formulas: Formula | None, number: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Register how `function` is differentiated.
+
+    A torch function is recorded wherever it is called on tensors from then on. Of a function of
+    your own, call what is returned here: it runs `function` on the raw torch tensors and records
+    one node.
+
+    Args:
+        function: a torch function, or any function that takes and returns torch tensors.
+        formulas: one per argument, in order, None for an argument without a gradient. A formula
+            gets the gradient of the result, the result, and the arguments; the parameters whose
+            names begin with an underscore are not kept for it. See `rules/registry.py`.
+        number: computes the function on plain Python numbers, if that makes sense.
+
+    Raises:
+        RuleError: the formulas disagree about the arguments.
+
+    >>> import torch
+    >>> cube = rule(lambda x: x**3, lambda g, _y, x: g * 3 * x**2)
+    >>> x = Tensor([1.0, 2.0], requires_grad=True)
+    >>> cube(x).sum().backward()
+    >>> x.grad
+    Tensor([ 3., 12.])
+    """
+    registry.rule(function, *formulas, number=number)
+    registered = RULES[function]
+    return lambda *args, **kwargs: call(registered, args, kwargs)
+
+
+def call(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+    """Run a torch function that has a rule, and record it if a gradient may be wanted."""
+    bound = rule.bind(args, kwargs) if kwargs else args
+    raws: list[Any] = []
+    edges: list[Any] = []
+    wanted = 0
+    bit = 1
+    numbers = True
+    list_position = -1
+    for arg in bound:
+        if isinstance(arg, Tensor):
+            raw = arg._data
+            raws.append(raw)
+            if raw.__class__ is torch.Tensor:
+                numbers = False
+            if arg.node is not None:
+                edges.append(arg.node)
+                wanted |= bit
+        elif arg.__class__ in _NUMBERS or arg is None:
+            raws.append(arg)
+        elif arg.__class__ is list or arg.__class__ is tuple:
+            raw, inner = _unwrapped(rule, arg)
+            raws.append(raw)
+            if inner is not None:
+                numbers = False
+                if any(edge is not None for edge in inner):
+                    edges.append(ListNode(inner))
+                    wanted |= bit
+                    list_position = len(raws) - 1
+                    raws[-1] = list(raw)
+        else:
+            raws.append(arg)
+            if isinstance(arg, torch.Tensor):
+                numbers = False
+                if arg.requires_grad:
+                    raise _mixed(rule)
+        bit += bit
+    if numbers:
+        if rule.number is not None:
+            return _call_number(rule, bound, raws, edges, wanted)
+        raws = [
+            torch.tensor(raw) if isinstance(arg, Tensor) else raw for arg, raw in zip(bound, raws)
+        ]
+    try:
+        if kwargs:
+            out = rule.function(*raws[: len(args)], **_raw_options(kwargs))
+        else:
+            out = rule.function(*raws)
+    except Exception as error:
+        out, raws = _retry(rule, bound, raws, len(args), kwargs, error)
+    if out.__class__ is torch.Tensor:
+        if wanted and _grad_enabled():
+            plan = rule.plans.get(wanted) or _new_plan(rule, wanted, list_position)
+            if plan.operands:
+                _scalars_to_tensors(plan, raws)
+            node = Node(plan, edges, raws, out)
+        else:
+            node = None
+        tensor = _new(Tensor)
+        tensor._data = out
+        tensor.node = node
+        return tensor
+    return _fork(rule, wanted, edges, raws, out)
+
+
+def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call of a torch function on tensors amounts to.
+
+    Raises:
+        NoRuleError: nothing is known of the function.
+    """
+    rule = RULES.get(function)
+    if rule is not None:
+        return call(rule, args, kwargs)
+    if function in COMPOSED:
+        return COMPOSED[function](*args, **kwargs)
+    if function in CONSTANT:
+        return call_constant(function, args, kwargs)
+    name = getattr(function, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        return call_in_place(name, args, kwargs)
+    name = registry.function_name(function)
+    raise NoRuleError(
+        f"{name} has no gradient rule; register one with tinygrad_ee559.rule({name}, "
+        "lambda g, y, x: ...), or call it on tensor.data if no gradient is wanted"
+    )
+
+
+def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a function whose result carries no gradient."""
+    number = CONSTANT[function]
+    raws = [_raw(arg) for arg in args]
+    if number is not None and all(raw.__class__ in _NUMBERS for raw in raws):
+        return lift(number(*raws), None)
+    if not any(isinstance(raw, torch.Tensor) for raw in raws):
+        raws = [_as_tensor(raw) if isinstance(arg, Tensor) else raw for arg, raw in zip(args, raws)]
+    try:
+        out = function(*raws, **_raw_options(kwargs))
+    except Exception as error:
+        raise _operand_error(registry.function_name(function), raws, error) from error
+    return _lifted(out)
+
+
+def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an in-place function such as `add_`.
+
+    Raises:
+        InPlaceError: the change would have to be recorded.
+    """
+    target = args[0]
+    if _grad_enabled() and any(isinstance(a, Tensor) and a.node is not None for a in args):
+        raise InPlaceError(
+            f"{name} would change a tensor whose history is being recorded; write a new tensor "
+            f"with {name.rstrip('_')}, or do it inside tinygrad_ee559.no_grad()"
+        )
+    raws = [_raw(arg) for arg in args]
+    if raws[0].__class__ in _NUMBERS:
+        target.data = getattr(target, name.rstrip("_"))(*args[1:], **kwargs)
+        return target
+    try:
+        getattr(torch.Tensor, name)(*raws, **_raw_options(kwargs))
+    except Exception as error:
+        raise _operand_error(f"Tensor.{name}", raws, error) from error
+    return target
+
+
+def unary(rule: Rule) -> Callable[[Tensor], Any]:
+    """A method of a tensor alone, which takes the short way for a plain number."""
+    number = rule.number
+    assert number is not None
+
+    def function(a: Tensor) -> Any:
+        x = a._data
+        if x.__class__ not in _NUMBERS:
+            return call(rule, (a,))
+        try:
+            z = number(x)
+        except (ArithmeticError, ValueError):
+            z = in_double(rule, (x,))
+        tensor = _new(Tensor)
+        tensor._data = z
+        edge = a.node
+        if edge is not None and _grad_enabled():
+            tensor.node = node = _new(NumberNode)
+            node.rule = rule
+            node.a = edge
+            node.x = x
+            node.z = z
+            node.b = node.y = node.hooks = None
+            node.order = _next_order()
+        else:
+            tensor.node = None
+        return tensor
+
+    return function
+
+
+def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Any]:
+    """An operator of a tensor and anything, which takes the short way for plain numbers."""
+
+    def function(a: Tensor, b: Any) -> Any:
+        x = a._data
+        a_edge = a.node
+        if isinstance(b, Tensor):
+            y = b._data
+            b_edge = b.node
+        else:
+            y = b
+            b_edge = None
+        if x.__class__ is not float or y.__class__ is not float:
+            if x.__class__ not in _NUMBERS or y.__class__ not in _NUMBERS:
+                return call(rule, (a, b))
+        tensor = _new(Tensor)
+        try:
+            tensor._data = z = number(x, y)
+        except (ArithmeticError, ValueError):
+            tensor._data = z = in_double(rule, (x, y))
+        if (a_edge is None and b_edge is None) or not _grad_enabled():
+            tensor.node = None
+            return tensor
+        tensor.node = node = _new(NumberNode)
+        node.rule = rule
+        node.a = a_edge
+        node.b = b_edge
+        node.x = x
+        node.y = y
+        node.z = z
+        node.hooks = None
+        node.order = _next_order()
+        return tensor
+
+    return function
+
+
+def in_double(rule: Rule, numbers: tuple[Any, ...]) -> Any:
+    """A function of plain numbers computed by torch: infinities and NaNs where Python raises."""
+    return rule.function(*(torch.tensor(float(n), dtype=torch.float64) for n in numbers)).item()
+
+
+def _call_number(
+    rule: Rule, bound: tuple[Any, ...], raws: list[Any], edges: list[Any], wanted: int
+) -> Any:
+    """Run a function on plain numbers alone."""
+    assert rule.number is not None
+    try:
+        z = rule.number(*raws)
+    except (ArithmeticError, ValueError):
+        z = in_double(rule, tuple(raws))
+    if not (wanted and _grad_enabled()):
+        return lift(z, None)
+    if len(raws) > 2:
+        plan = rule.plans.get(wanted) or _new_plan(rule, wanted)
+        return lift(z, NumbersNode(plan, edges, raws, z))
+    node = _new(NumberNode)
+    node.rule = rule
+    node.a = edges[0] if wanted & 1 else None
+    node.b = edges[-1] if wanted & 2 else None
+    node.x = raws[0]
+    node.y = raws[1] if len(raws) == 2 else None
+    node.z = z
+    node.hooks = None
+    node.order = _next_order()
+    return lift(z, node)
+
+
+def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) -> Any:
+    """The results of a function that has several."""
+    if not (wanted and _grad_enabled()):
+        return _lifted(out)
+    plan = rule.plans.get(wanted) or _new_plan(rule, wanted)
+    fork = ForkNode(plan, edges, raws, tuple(out))
+    return type(out)(
+        [lift(o, Part(fork, i) if o.is_floating_point() else None) for i, o in enumerate(out)]
+    )
+
+
+def _retry(
+    rule: Rule,
+    bound: tuple[Any, ...],
+    raws: list[Any],
+    positional: int,
+    kwargs: dict[str, Any] | None,
+    error: Exception,
+) -> tuple[Any, list[Any]]:
+    """Call again with NumPy arrays and numbers as torch tensors, if there are any."""
+    converted = [
+        _as_tensor(raw)
+        if isinstance(raw, (np.ndarray, np.generic))
+        or (isinstance(arg, Tensor) and raw.__class__ in _NUMBERS)
+        else raw
+        for arg, raw in zip(bound, raws)
+    ]
+    if isinstance(error, TypeError) and any(c is not r for c, r in zip(converted, raws)):
+        try:
+            out = rule.function(*converted[:positional], **_raw_options(kwargs or {}))
+            return out, converted
+        except Exception as again:
+            error = again
+    raise _operand_error(rule.name, raws, error) from error
+
+
+def _new_plan(rule: Rule, wanted: int, list_position: int = -1) -> Plan:
+    plan = rule.plans[wanted] = Plan(rule, wanted, list_position)
+    return plan
+
+
+def _scalars_to_tensors(plan: Plan, raws: list[Any]) -> None:
+    """Make tensors of the Python numbers that a formula calls torch functions on."""
+    for i in plan.operands:
+        if i < len(raws) and raws[i].__class__ in _NUMBERS:
+            raws[i] = torch.tensor(float(raws[i]), dtype=torch.float64)
+
+
+def _unwrapped(rule: Rule, items: Any) -> tuple[Any, list[Any] | None]:
+    """A list without `Tensor`s, and the edges of its items if there was a `Tensor` among them."""
+    if not any(isinstance(item, (Tensor, torch.Tensor)) for item in items):
+        if any(item.__class__ in (list, tuple) for item in items):
+            return type(items)([_raw(item) for item in items]), None
+        return items, None
+    edges = []
+    raws = []
+    for item in items:
+        raw = item
+        edge = None
+        if isinstance(item, Tensor):
+            raw = _as_tensor(item._data)
+            edge = item.node
+        elif isinstance(item, torch.Tensor) and item.requires_grad:
+            raise _mixed(rule)
+        raws.append(_raw(raw))
+        edges.append(edge)
+    return type(items)(raws), edges
+
+
+def _raw(value: Any) -> Any:
+    """A value without `Tensor`s, however nested."""
+    if isinstance(value, Tensor):
+        return value._data
+    if value.__class__ in (list, tuple):
+        return type(value)([_raw(item) for item in value])
+    return value
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value)
+
+
+def _raw_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: _raw(value) for key, value in kwargs.items()}
+
+
+def _lifted(out: Any) -> Any:
+    """A function's results as tensors without gradients."""
+    if isinstance(out, torch.Tensor):
+        return lift(out, None)
+    if isinstance(out, (list, tuple)) and any(isinstance(o, torch.Tensor) for o in out):
+        return type(out)([_lifted(o) for o in out])
+    return out
+
+
+def _mixed(rule: Rule) -> MixedGraphError:
+    return MixedGraphError(
+        f"{rule.name} was given a torch.Tensor that requires gradients of torch's own; wrap it "
+        "with Tensor(t, requires_grad=True), or pass t.detach()"
+    )
+
+
+def _operand_error(name: str, raws: list[Any], error: Exception) -> Exception:
+    operands = ", ".join(_described(raw) for raw in raws)
+    reason = str(error).strip().split("\n")[0]
+    return operand_error(error, f"{name} of {operands}: {reason}")
+
+
+def _described(raw: Any) -> str:
+    """One operand as an error message shows it: dtype, shape and an unusual device."""
+    if isinstance(raw, torch.Tensor):
+        device = "" if raw.device.type == "cpu" else f" on {raw.device}"
+        return f"{str(raw.dtype).removeprefix('torch.')}{list(raw.shape)}{device}"
+    if isinstance(raw, (list, tuple)):
+        return f"[{', '.join(map(_described, raw))}]"
+    return repr(raw)

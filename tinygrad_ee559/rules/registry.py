@@ -1,0 +1,255 @@
+"""The registry: which rule belongs to which torch function, and what each rule needs.
+
+A rule holds one *formula* per differentiable argument of its function, in the order of the
+arguments. A formula receives the gradient `g` of the result, the result `y`, and then the
+arguments, and returns the gradient of its argument:
+
+    rule(torch.mul, lambda g, _y, _a, b: g * b,
+                    lambda g, _y, a, _b: g * a)
+
+The names of a formula's parameters say what is kept for the backward pass:
+
+    x          the value
+    x_shape    only its shape, a torch.Size (a list of shapes where x is a list of tensors)
+    x_like     only an empty tensor of its dtype and device
+    _x         nothing
+
+Apart from the first operands (`input`, `self`, `other`), parameters carry torch's own names, so
+that keyword arguments find their place. Broadcasting and type promotion are undone by the engine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from tinygrad_ee559.errors import RuleError
+
+Formula = Callable[..., Any]
+
+#: What runs when a torch function meets a `Tensor`, by torch function.
+RULES: dict[Any, Rule] = {}
+#: Torch functions that are written in terms of others.
+COMPOSED: dict[Any, Callable[..., Any]] = {}
+#: Torch functions whose results carry no gradient, with their form on plain numbers, if any.
+CONSTANT: dict[Any, Callable[..., Any] | None] = {}
+
+_FIRST_OPERANDS = {"input": 0, "self": 0, "other": 1}
+
+
+class Rule:
+    """How one torch function is differentiated.
+
+    `number` computes the function on plain Python numbers, `number_formulas` its gradients (made
+    from the formulas when first needed); `pointwise` says that operands broadcast.
+    """
+
+    __slots__ = (
+        "function", "name", "formulas", "parameters", "defaults",
+        "number", "number_formulas", "pointwise", "keeps", "plans",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        function: Any,
+        formulas: Sequence[Formula | None],
+        number: Callable[..., Any] | None = None,
+        pointwise: bool = False,
+    ) -> None:
+        self.function = function
+        self.name: str = function_name(function)
+        self.formulas = tuple(formulas)
+        self.number = number
+        self.pointwise = pointwise
+        self.parameters, self.defaults = _signature(self.name, self.formulas)
+        self.number_formulas: tuple[Formula | None, ...] | None = None
+        self.keeps = any(self.plan(1 << i).keeps for i, f in enumerate(formulas) if f is not None)
+        self.plans: dict[int, Plan] = {}
+
+    def __repr__(self) -> str:
+        return f"<rule of {self.name}({', '.join(self.parameters)})>"
+
+    def plan(self, wanted: int) -> Plan:
+        """What to save for the arguments whose bits are set in `wanted`."""
+        return Plan(self, wanted)
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """All arguments by position, up to the last one given."""
+        given = dict(enumerate(args))
+        for key, value in kwargs.items():
+            if key in self.parameters:
+                given[self.parameters.index(key)] = value
+            elif key in _FIRST_OPERANDS:
+                given[_FIRST_OPERANDS[key]] = value
+            elif value is not None and value is not False and not key.startswith("_"):
+                raise RuleError(
+                    f"{self.name}: the gradient rule does not know the option {key}={value!r}; "
+                    f"it knows {', '.join(self.parameters)}"
+                )
+        try:
+            return tuple(
+                given[i] if i in given else self.defaults[self.parameters[i]]
+                for i in range(max(given) + 1)
+            )
+        except KeyError as missing:
+            raise TypeError(f"{self.name}() is missing the argument {missing}") from None
+
+
+class Plan:
+    """What one call saves and computes, given which of its arguments want a gradient.
+
+    Args:
+        rule: the rule.
+        wanted: bit i says that argument i wants a gradient.
+        list_position: which argument is a list of tensors, -1 if none is.
+    """
+
+    __slots__ = (
+        "rule", "positions", "formulas", "values", "shapes", "likes", "output", "keeps", "operands",
+        "kept", "reduced", "list_position", "exact",
+    )  # fmt: skip
+
+    def __init__(self, rule: Rule, wanted: int, list_position: int = -1) -> None:
+        self.rule = rule
+        self.positions = tuple(i for i in range(wanted.bit_length()) if wanted >> i & 1)
+        formulas: list[Formula] = []
+        needed: set[str] = set()
+        for i in self.positions:
+            formula = rule.formulas[i] if i < len(rule.formulas) else None
+            if formula is None:
+                name = rule.parameters[i] if i < len(rule.parameters) else f"number {i + 1}"
+                raise RuleError(f"{rule.name}: no gradient is defined for the argument {name}")
+            formulas.append(formula)
+            needed.update(_parameter_names(formula))
+        self.formulas = tuple(formulas)
+        places = list(enumerate(rule.parameters))
+        self.values = frozenset(i for i, name in places if name in needed)
+        self.shapes = frozenset(i for i, name in places if f"{name}_shape" in needed)
+        self.likes = frozenset(i for i, name in places if f"{name}_like" in needed)
+        self.output = "y" in needed
+        self.kept = tuple(sorted(self.values))
+        self.reduced = tuple(sorted(self.shapes | self.likes))
+        self.list_position = list_position
+        #: Nothing was broadcast: the gradient is sure to have the shape and dtype of the operand.
+        self.exact = rule.pointwise and len(rule.formulas) == 1
+        self.keeps = bool(self.values or self.output)
+        #: Differentiable arguments that must be tensors, as some formula calls a function on them.
+        self.operands = tuple(
+            i
+            for i, formula in enumerate(rule.formulas)
+            if formula is not None and i in self.values and not all(map(_is_arithmetic, formulas))
+        )
+
+
+def rule(
+    function: Any, *formulas: Formula | None, number: Callable[..., Any] | None = None
+) -> None:
+    """Register how `function` is differentiated.
+
+    Args:
+        function: the torch function, or any function of your own that works on torch tensors.
+        formulas: one per argument, in order; `None` for an argument without a gradient.
+        number: computes the function on plain Python numbers, if it can.
+
+    Raises:
+        RuleError: the formulas' parameters do not agree.
+    """
+    RULES[function] = Rule(function, formulas, number)
+
+
+def pointwise(
+    function: Any, *formulas: Formula | None, number: Callable[..., Any] | None = None
+) -> None:
+    """Like `rule`, for a function that works element by element and broadcasts its operands.
+
+    On plain numbers such a function gives a plain number: computed by `number`, or else by torch
+    in double precision.
+    """
+    if number is None:
+
+        def number(*args: Any) -> Any:
+            return function(*map(_as_double, args)).item()
+
+    RULES[function] = Rule(function, formulas, number, pointwise=True)
+
+
+def constant(function: Any, number: Callable[..., Any] | None = None) -> None:
+    """Register a function whose result does not carry a gradient: a comparison, an index."""
+    CONSTANT[function] = number
+
+
+def composed(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: the decorated function writes torch's `functions` in terms of other functions."""
+
+    def register(body: Callable[..., Any]) -> Callable[..., Any]:
+        for function in functions:
+            COMPOSED[function] = body
+        return body
+
+    return register
+
+
+def alias(function: Any, *others: Any) -> None:
+    """Register `others` as further names of `function`, which must have been registered."""
+    for table in (RULES, COMPOSED, CONSTANT):
+        if function in table:
+            table.update(dict.fromkeys(others, table[function]))  # type: ignore[attr-defined]
+
+
+def function_name(function: Any) -> str:
+    """What users call a torch function: `torch.tanh`, `Tensor.expand`, `functional.linear`."""
+    name: str = getattr(function, "__name__", repr(function))
+    owner = getattr(function, "__objclass__", None)
+    if owner is not None:
+        return f"Tensor.{name}"
+    module = (getattr(function, "__module__", None) or "torch").removeprefix("torch.")
+    if module in ("torch", "_tensor", "functional") and hasattr(torch, name):
+        return f"torch.{name}"
+    if module == "_ops.aten":
+        return f"aten.{name}"
+    if hasattr(torch.nn.functional, name):
+        return f"functional.{name}"
+    return name if module.startswith(("_", "torch")) else f"{module}.{name}"
+
+
+def _as_double(value: Any) -> Any:
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+
+
+def _is_arithmetic(formula: Formula) -> bool:
+    code = getattr(formula, "__code__", None)
+    return code is not None and not code.co_names and not code.co_freevars
+
+
+def _parameter_names(formula: Formula) -> Iterator[str]:
+    """A formula's parameters after the gradient, as they are written."""
+    return iter(list(inspect.signature(formula).parameters)[1:])
+
+
+def _signature(
+    name: str, formulas: Sequence[Formula | None]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The argument names that all formulas of a rule share, and their defaults."""
+    shared: tuple[str, ...] | None = None
+    defaults: dict[str, Any] = {}
+    for formula in formulas:
+        if formula is None:
+            continue
+        parameters = list(inspect.signature(formula).parameters.values())[2:]
+        names = []
+        for parameter in parameters:
+            plain = parameter.name.removeprefix("_")
+            plain = plain.removesuffix("_shape").removesuffix("_like")
+            names.append(plain)
+            if parameter.default is not parameter.empty:
+                defaults[plain] = parameter.default
+        if shared is not None and tuple(names) != shared:
+            raise RuleError(
+                f"the formulas of {name} disagree about its arguments: "
+                f"({', '.join(shared)}) and ({', '.join(names)})"
+            )
+        shared = tuple(names)
+    return shared or (), defaults

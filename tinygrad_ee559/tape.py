@@ -1,0 +1,489 @@
+"""The tape: nodes, and the pass that carries gradients back through them.
+
+Calling a torch function on tensors that require gradients leaves a node: which rule applies, where
+the gradients flow to (the edges), and the values that the rule wants to see again. Nothing here
+knows `Tensor`; a graph consists of nodes alone, which hold raw torch tensors and plain numbers.
+
+    Leaf         a tensor that the user made; its gradient gathers here
+    NumberNode   one or two plain numbers went in, a plain number came out
+    Node         a call of any other torch function
+    NumbersNode  ... of more than two arguments, on plain numbers alone
+    ForkNode     ... with several results, such as torch.split; each result is a Part
+    ListNode     the list of tensors that went into a function such as torch.cat
+
+A node is the list of its edges. Nodes are numbered downwards as they are made, so that sorting
+them by `order` puts results before operands. Nothing recurses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from tinygrad_ee559.errors import ChangedInPlaceError, FreedGraphError, GradientShapeError
+from tinygrad_ee559.rules.numbers import number_formulas
+from tinygrad_ee559.rules.registry import Plan, Rule
+
+#: Wraps a raw value and the edge it came from, so that torch functions called on it are recorded.
+Lift = Callable[[Any, Any], Any]
+
+#: Among a node's hooks, stands for keeping the gradient as the node's `grad`.
+RETAIN = "retain"
+SCALAR = torch.Size()
+
+next_order = count(0, -1).__next__
+_by_order = attrgetter("order")
+
+
+class _Edges(list[Any]):
+    """A list that is itself, whatever it holds: compared and hashed by identity.
+
+    Edges are kept in the node and not beside it because a graph may have millions of nodes, and
+    Python's garbage collector looks at every container.
+    """
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+
+class Leaf(_Edges):
+    """Where the gradient of a tensor that the user made gathers."""
+
+    __slots__ = ("data", "shape", "dtype", "grad", "hooks")
+    order = 1  # after every other node
+
+    def __init__(self, data: Any) -> None:
+        self.grad: Any = None
+        self.hooks: list[Any] | None = None
+        self.hold(data)
+
+    def hold(self, data: Any) -> None:
+        """Take note of the tensor's value; a plain number has neither shape nor dtype."""
+        self.data = data
+        self.shape: torch.Size | None
+        self.dtype: torch.dtype | None
+        if data.__class__ is float:
+            self.shape = self.dtype = None
+        else:
+            self.shape = data.shape
+            self.dtype = data.dtype
+
+
+class NumberNode:
+    """An operation on one or two plain numbers: z = rule(x) or z = rule(x, y).
+
+    `a` and `b` are the edges of x and y, `flow` is the gradient that came through last.
+    """
+
+    __slots__ = ("rule", "a", "b", "x", "y", "z", "order", "hooks", "flow", "grad", "scope")
+    shape = None
+    dtype = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.a,) if self.b is None else (self.a, self.b))
+
+    def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
+        """The result and the operands, as torch functions can be called on them."""
+        a, b, result = (self.a, self.b, self) if record else (None, None, None)
+        x = lift(self.x, a)
+        return lift(self.z, result), (x,) if self.y is None else (x, lift(self.y, b))
+
+
+class Node(_Edges):
+    """One call of a torch function: the list of nodes that its gradients flow to.
+
+    `args` are the arguments as the formulas want to see them, and `guards` the saved tensors with
+    their versions. `shape` is that of the result, None for a plain number.
+    """
+
+    __slots__ = (
+        "plan", "args", "out", "guards", "shape", "dtype", "order", "hooks", "flow", "grad",
+        "scope",
+    )  # fmt: skip
+
+    def __init__(self, plan: Plan, edges: list[Any], args: list[Any], out: Any) -> None:
+        self.extend(edges)
+        self.plan = plan
+        self.order = next_order()
+        self.hooks: list[Any] | None = None
+        self.shape: torch.Size | None
+        self.dtype: torch.dtype | None
+        if out.__class__ is torch.Tensor:
+            self.shape = out.shape or SCALAR  # the same object for all, to save memory
+            self.dtype = out.dtype
+        else:
+            self.shape = self.dtype = None
+        guards = []
+        self.args: tuple[Any, ...] | None
+        if plan.kept or plan.reduced:
+            for i, arg in enumerate(args):
+                if arg.__class__ is torch.Tensor:
+                    if i in plan.kept:
+                        guards.append((arg, arg._version))
+                    else:
+                        args[i] = _stand_in(plan, i, arg)
+                elif arg.__class__ is list and i == plan.list_position:
+                    if i in plan.kept:
+                        guards.extend((item, item._version) for item in arg)
+                    else:
+                        args[i] = [_stand_in(plan, i, item) for item in arg]
+            self.args = tuple(args)
+        else:
+            self.args = (None,) * len(args)
+        if plan.output:
+            self.out = out
+            if out.__class__ is torch.Tensor:
+                guards.append((out, out._version))
+            elif out.__class__ is tuple:
+                guards.extend((o, o._version) for o in out)
+        else:
+            self.out = None
+        self.guards: Sequence[tuple[torch.Tensor, int]] = guards or ()
+
+    @property
+    def rule(self) -> Rule:
+        return self.plan.rule
+
+    def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
+        """The result and the arguments as they were saved, on the tape again if `record`."""
+        if self.args is None:
+            raise _freed(self)
+        for tensor, version in self.guards:
+            if tensor._version != version:
+                raise _changed(self, tensor, version)
+        if not record:
+            return self.out, self.args
+        out = None if self.out is None else self.lifted_out(lift)
+        return out, _lifted_args(self, lift, dict(zip(self.plan.positions, self)))
+
+    def lifted_out(self, lift: Lift) -> Any:
+        return lift(self.out, self)
+
+    def free(self) -> None:
+        """Give back what was saved. The graph itself stays, to be drawn."""
+        if self.plan.keeps:
+            self.args = self.out = None
+            self.guards = ()
+
+
+class NumbersNode(Node):
+    """A call on more than two arguments, all of them plain numbers, and so is its result."""
+
+    __slots__ = ()
+
+    def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
+        if record or self.args is None:
+            return super().recall(lift, record)
+        out = None if self.out is None else lift(self.out, None)
+        return out, _lifted_args(self, lift, dict.fromkeys(self.plan.positions))
+
+
+class ForkNode(Node):
+    """A call with several results. Its gradient is a list, with an entry per result."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, plan: Plan, edges: list[Any], args: list[Any], out: Any) -> None:
+        super().__init__(plan, edges, args, out)
+        self.parts = [(o.shape, o.dtype) for o in out]
+
+    def lifted_out(self, lift: Lift) -> Any:
+        return [
+            lift(o, Part(self, i) if o.is_floating_point() else None)
+            for i, o in enumerate(self.out)
+        ]
+
+    def filled(self, g: list[Any]) -> list[Any]:
+        """The gradient with zeros for the results that nobody used."""
+        some = next(gradient for gradient in g if gradient is not None)
+        return [
+            some.new_zeros(shape, dtype=dtype)
+            if gradient is None and dtype.is_floating_point
+            else gradient
+            for gradient, (shape, dtype) in zip(g, self.parts)
+        ]
+
+
+class Part(_Edges):
+    """One of several results of a `ForkNode`."""
+
+    __slots__ = ("index", "shape", "dtype", "order", "hooks", "flow", "grad", "scope")
+
+    def __init__(self, fork: ForkNode, index: int) -> None:
+        self.append(fork)
+        self.index = index
+        self.shape, self.dtype = fork.parts[index]
+        self.order = next_order()
+        self.hooks: list[Any] | None = None
+
+    @property
+    def rule(self) -> Rule:
+        return self[0].rule  # type: ignore[no-any-return]
+
+    def join(self, g: Any, grads: dict[Any, Any]) -> None:
+        """Put the gradient of this result into the list that is the gradient of the fork."""
+        fork = self[0]
+        if fork not in grads:
+            grads[fork] = [None] * len(fork.parts)
+        grads[fork][self.index] = g
+
+
+class ListNode(_Edges):
+    """The list of tensors that went into one call. Its gradient is a list too.
+
+    An item that needs no gradient has None for its edge.
+    """
+
+    __slots__ = ("order", "hooks")
+    shape = None
+    dtype = None
+
+    def __init__(self, edges: list[Any]) -> None:
+        self.extend(edges)
+        self.order = next_order()
+        self.hooks = None
+
+
+def topological(roots: Iterable[Any]) -> list[Any]:
+    """All nodes and leaves from which `roots` were computed, results before operands."""
+    nodes = list(dict.fromkeys(roots))
+    seen = {None, *nodes}
+    for node in nodes:
+        if node.__class__ is NumberNode:  # a loop over two would cost more than the rest
+            edge = node.a
+            if edge not in seen:
+                seen.add(edge)
+                nodes.append(edge)
+            edge = node.b
+            if edge is not None and edge not in seen:
+                seen.add(edge)
+                nodes.append(edge)
+            continue
+        for edge in node:
+            if edge not in seen:
+                seen.add(edge)
+                nodes.append(edge)
+    nodes.sort(key=_by_order)
+    return nodes
+
+
+def propagate(
+    gradients: Mapping[Any, Any],
+    lift: Lift,
+    *,
+    record: bool = False,
+    retain: bool = False,
+    targets: Iterable[Any] | None = None,
+) -> dict[Any, Any]:
+    """Carry gradients back from the roots.
+
+    Args:
+        gradients: the gradient of each root.
+        lift: wraps a value and its edge in what torch functions can be recorded on.
+        record: run the formulas on lifted values, so that what they compute is on the tape too.
+        retain: keep saved values, so that the graph can be used again.
+        targets: the nodes whose gradients are wanted; all leaves if None.
+
+    Returns:
+        The gradient of each target (or leaf) that the roots depend on.
+    """
+    if record:
+        with torch.enable_grad():
+            return _propagate(gradients, lift, True, retain, targets)
+    return _propagate(gradients, lift, False, retain, targets)
+
+
+def _propagate(
+    gradients: Mapping[Any, Any],
+    lift: Lift,
+    record: bool,
+    retain: bool,
+    targets: Iterable[Any] | None,
+) -> dict[Any, Any]:
+    nodes = topological(gradients)
+    found: dict[Any, Any] = {}
+    sought = frozenset(targets or ())
+    inner = None if targets is None else _leading_to(sought, nodes)
+    wanted = None if inner is None else inner | sought
+    grads = dict(gradients)
+    for node in nodes:
+        g = grads.pop(node, None)
+        if g is None:
+            continue
+        if node.hooks is not None:
+            g = _run_hooks(node, g, lift, record)
+        if inner is not None:
+            if node in sought:
+                found[node] = g
+            if node not in inner:
+                continue
+        kind = node.__class__
+        if kind is NumberNode:
+            node.flow = g
+            rule = node.rule
+            formulas = rule.number_formulas or number_formulas(rule)
+            a, b = node.a, node.b
+            x, y, z = node.x, node.y, node.z
+            if x is None:
+                raise _freed(node)
+            try:  # what a number costs is less than a call, so its arithmetic is done right here
+                if record or not formulas:
+                    raise ArithmeticError
+                if a is not None:
+                    da = formulas[0](g, z, x) if y is None else formulas[0](g, z, x, y)
+                if b is not None:
+                    db = formulas[1](g, z, x, y)
+            except (ArithmeticError, ValueError, AttributeError):
+                da, db = _pull_numbers(node, g, lift, record)
+            if a is not None:
+                grads[a] = grads[a] + da if a in grads else da
+            if b is not None:
+                grads[b] = grads[b] + db if b in grads else db
+            if not retain and rule.keeps:
+                node.x = None
+            continue
+        if kind is Leaf:
+            found[node] = g
+            continue
+        if kind is Part:
+            node.join(g, grads)
+            continue
+        if kind is ListNode:
+            pulled = list(zip(node, g, strict=True))
+            exact = False
+        else:
+            if not node.shape:
+                node.flow = g
+            if kind is ForkNode:
+                g = node.filled(g)
+            out, args = node.recall(lift, record)
+            plan = node.plan
+            pulled = [(edge, f(g, out, *args)) for f, edge in zip(plan.formulas, node)
+                      if wanted is None or edge in wanted]  # fmt: skip
+            exact = plan.exact and not record
+            if not retain:
+                node.free()
+        for edge, d in pulled:
+            if not exact:
+                if d is None or edge is None:
+                    continue
+                if record and d.__class__ is torch.Tensor:
+                    d = lift(d, None)
+                if edge.__class__ is not ListNode and (
+                    d.shape != edge.shape or d.dtype is not edge.dtype
+                ):
+                    d = _fit(d, edge, node, record)
+            grads[edge] = grads[edge] + d if edge in grads else d
+    return found
+
+
+def _pull_numbers(node: NumberNode, g: Any, lift: Lift, record: bool) -> list[Any]:
+    """The gradients of a number's operands, where that takes more than Python's arithmetic."""
+    out, args = node.recall(lift, record)
+    g = g if record else lift(g, None)
+    pulled = [
+        None if edge is None or formula is None else formula(g, out, *args)
+        for formula, edge in zip((*node.rule.formulas, None), (node.a, node.b))
+    ]
+    return pulled if record else [None if d is None else d.data for d in pulled]
+
+
+def _leading_to(targets: frozenset[Any], nodes: list[Any]) -> set[Any]:
+    """The nodes that gradients must go through to reach the targets."""
+    leading: set[Any] = set()
+    for node in reversed(nodes):
+        if any(edge in targets or edge in leading for edge in node):
+            leading.add(node)
+    return leading
+
+
+def _fit(d: Any, edge: Any, node: Any, record: bool) -> Any:
+    """Undo the broadcasting and the type promotion that the operand behind `edge` went through."""
+    shape = edge.shape
+    if shape is None:  # the operand was a plain number
+        if node.shape is None:
+            return d if record else d.data
+        return d.sum() if record else d.sum().item()
+    if d.shape != shape:
+        if not _broadcasts(shape, d.shape):
+            raise GradientShapeError(
+                f"the rule of {node.rule.name} gave a gradient of shape {list(d.shape)} for an "
+                f"operand of shape {list(shape)}"
+            )
+        d = d.sum_to_size(shape)
+    return d if d.dtype is edge.dtype else d.to(edge.dtype)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether an operand of `shape` broadcasts to the shape `to`."""
+    return len(shape) <= len(to) and all(
+        a in (1, b) for a, b in zip(reversed(shape), reversed(to))
+    )
+
+
+def _run_hooks(node: Any, g: Any, lift: Lift, record: bool) -> Any:
+    """The gradient as the node's hooks want it."""
+    for hook in tuple(node.hooks):
+        given = g if record else lift(g, None)
+        if hook is RETAIN:
+            kept = getattr(node, "grad", None)
+            node.grad = given if kept is None else kept + given
+            continue
+        changed = hook(given)
+        if changed is None:
+            continue
+        if changed.shape != given.shape:
+            raise GradientShapeError(
+                f"a hook returned a gradient of shape {tuple(changed.shape)} in place of one of "
+                f"shape {tuple(given.shape)}"
+            )
+        g = changed if record else changed.data
+    return g
+
+
+def _lifted_args(node: Node, lift: Lift, edges: Mapping[int, Any]) -> tuple[Any, ...]:
+    """The saved arguments, each with the edge that it came from."""
+    assert node.args is not None
+    plan = node.plan
+    lifted = list(node.args)
+    for i in plan.kept:
+        if i < len(lifted) and (i in edges or isinstance(lifted[i], torch.Tensor)):
+            edge = edges.get(i)
+            if i == plan.list_position:
+                lifted[i] = list(map(lift, lifted[i], edge))
+            else:
+                lifted[i] = lift(lifted[i], edge)
+    return tuple(lifted)
+
+
+def _stand_in(plan: Plan, position: int, arg: torch.Tensor) -> Any:
+    """What is kept of an argument whose value no formula needs."""
+    if position in plan.shapes:
+        return arg.shape
+    if position in plan.likes:
+        return arg.new_empty(0)
+    return None
+
+
+def _freed(node: Any) -> FreedGraphError:
+    return FreedGraphError(
+        f"the values that {node.rule.name} had saved were given back by an earlier backward pass; "
+        f"call that one with retain_graph=True to go through the graph twice"
+    )
+
+
+def _changed(node: Node, tensor: torch.Tensor, version: int) -> ChangedInPlaceError:
+    assert node.args is not None
+    names = dict(zip(map(id, node.args), node.rule.parameters))
+    name = names.get(id(tensor), "its result" if tensor is node.out else "a tensor")
+    return ChangedInPlaceError(
+        f"{node.rule.name} saved {name}, of shape {list(tensor.shape)}, for the backward pass, "
+        f"and it was changed in place since (version {tensor._version}, saved at {version}); "
+        "change a copy instead"
+    )

@@ -1,0 +1,468 @@
+"""`Tensor`: a value and the node that it came from, speaking PyTorch's vocabulary."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tinygrad_ee559.errors import (
+    GradientDtypeError,
+    GradientShapeError,
+    NotDifferentiableError,
+)
+from tinygrad_ee559.tape import RETAIN, Leaf, propagate
+
+_new = object.__new__
+_NUMBERS = frozenset({float, int, bool})
+_NUMBER_DTYPES = {float: torch.float64, int: torch.int64, bool: torch.bool}
+
+
+class Tensor:
+    """A number or a torch tensor that remembers how it was computed.
+
+    A Python number given without dtype or device stays a number: as long as every operand is one,
+    expressions run on Python's own arithmetic, in double precision. Where a torch tensor takes
+    part, the number behaves as a Python scalar does in torch.
+
+    Args:
+        data: a number, a nested list of numbers, a NumPy array, or a torch tensor. A torch tensor
+            is shared, not copied.
+        dtype: the dtype to convert to, torch's choice if None.
+        device: the device to move to.
+        requires_grad: whether gradients are wanted; only floating-point values can have them.
+
+    Raises:
+        GradientDtypeError: gradients of integers or booleans were asked for.
+
+    >>> x = Tensor(2.0, requires_grad=True)
+    >>> y = x * x + 1
+    >>> y.backward()
+    >>> x.grad
+    Tensor(4.0)
+    """
+
+    __slots__ = ("_data", "node", "__weakref__")
+    __array_ufunc__ = None  # numpy_array * tensor is left to Tensor.__rmul__
+
+    _data: Any
+    #: The node that computed this value; a `Leaf` if the user made it; None without gradients.
+    node: Any
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        requires_grad: bool = False,
+    ) -> None:
+        if data.__class__ not in _NUMBER_DTYPES or dtype is not None or device is not None:
+            data = _as_value(data, dtype, device)
+        self._data = data
+        self.node = None
+        if requires_grad:
+            if data.__class__ is float:
+                self.node = Leaf(data)
+            else:
+                self.requires_grad = True
+
+    # ----------------------------------------------------------------- value
+
+    @property
+    def data(self) -> Any:
+        """What the tensor wraps: a torch tensor or a plain number."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        value = _as_value(value, None, None)
+        self._data = value
+        if isinstance(self.node, Leaf):
+            self.node.hold(value)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._data.shape if isinstance(self._data, torch.Tensor) else torch.Size()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        data = self._data
+        return data.dtype if isinstance(data, torch.Tensor) else _NUMBER_DTYPES[type(data)]
+
+    @property
+    def device(self) -> torch.device:
+        data = self._data
+        return data.device if isinstance(data, torch.Tensor) else torch.device("cpu")
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or its entry `dim`."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self.shape.numel()
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+    @property
+    def T(self) -> Tensor:
+        return torch.t(self) if self.ndim <= 2 else self.permute(*reversed(range(self.ndim)))  # type: ignore[call-overload,no-any-return]
+
+    @property
+    def mT(self) -> Tensor:
+        return torch.transpose(self, -2, -1)  # type: ignore[call-overload,no-any-return]
+
+    def as_torch(self) -> torch.Tensor:
+        """The value as a torch tensor, shared with this one unless it is a number."""
+        data = self._data
+        return data if isinstance(data, torch.Tensor) else torch.tensor(data, dtype=self.dtype)
+
+    def item(self) -> float | int | bool:
+        """The only element, as a Python number."""
+        data = self._data
+        return data.item() if isinstance(data, torch.Tensor) else data
+
+    def tolist(self) -> Any:
+        """The elements as nested Python lists."""
+        data = self._data
+        return data.tolist() if isinstance(data, torch.Tensor) else data
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The value as a NumPy array that shares memory.
+
+        Raises:
+            NotDifferentiableError: the tensor requires gradients, which NumPy would lose.
+        """
+        if self.node is not None:
+            raise NotDifferentiableError(
+                "a tensor that requires gradients cannot become a NumPy array, as NumPy does not "
+                "record what happens to it; use tensor.detach().numpy()"
+            )
+        return self.as_torch().numpy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype, copy=bool(copy))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor without dimensions has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise TypeError("a tensor without dimensions cannot be iterated over")
+        return iter(torch.unbind(self))  # type: ignore[call-overload,arg-type]
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def __int__(self) -> int:
+        return int(self._data)
+
+    def __float__(self) -> float:
+        return float(self._data)
+
+    def __index__(self) -> int:
+        return self._data.__index__()  # type: ignore[no-any-return]
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())  # type: ignore[attr-defined]
+
+    __hash__ = object.__hash__
+
+    def __format__(self, spec: str) -> str:
+        if not self.shape:
+            return format(self.item(), spec)
+        return format(str(self), spec)
+
+    def __repr__(self) -> str:
+        data = self._data
+        if isinstance(data, torch.Tensor):
+            text = repr(data).removeprefix("tensor(").removesuffix(")")
+        else:
+            text = repr(data)
+        if isinstance(self.node, Leaf):
+            text += ", requires_grad=True"
+        elif self.node is not None:
+            text += f", grad_fn={self.node.rule.name}"
+        return f"Tensor({text})"
+
+    # ------------------------------------------------------------- gradients
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if wanted == (self.node is not None):
+            return
+        if self.node is not None and not isinstance(self.node, Leaf):
+            raise NotDifferentiableError(
+                "only a tensor that you made can stop requiring gradients; this one was computed "
+                f"by {self.node.rule.name}: use tensor.detach()"
+            )
+        if wanted and not self.dtype.is_floating_point:
+            raise GradientDtypeError(
+                f"only floating-point tensors can require gradients, and this one is {self.dtype}"
+            )
+        self.node = Leaf(self._data) if wanted else None
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set `requires_grad` and return the tensor itself."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.node is None or isinstance(self.node, Leaf)
+
+    @property
+    def grad_fn(self) -> Any:
+        """The node that computed this tensor, None for a leaf."""
+        return None if self.is_leaf else self.node
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward passes have gathered here, if any."""
+        return getattr(self.node, "grad", None)
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if self.node is None:
+            if value is not None:
+                raise NotDifferentiableError(
+                    "a gradient was assigned to a tensor that does not require gradients"
+                )
+            return
+        if value is not None:
+            value = value if isinstance(value, Tensor) else Tensor(value)
+            if value.shape != self.shape:
+                raise GradientShapeError(
+                    f"a gradient of shape {tuple(value.shape)} was assigned to a tensor of shape "
+                    f"{tuple(self.shape)}"
+                )
+        self.node.grad = value
+
+    def detach(self) -> Tensor:
+        """The same value, shared, without its history."""
+        return lift(self._data, None)
+
+    def retain_grad(self) -> None:
+        """Have backward passes keep the gradient of this tensor, though it is no leaf."""
+        if self.node is None:
+            raise NotDifferentiableError("a tensor that does not require gradients retains none")
+        if not self.is_leaf and RETAIN not in (self.node.hooks or ()):
+            self.register_hook(RETAIN)
+
+    def register_hook(self, hook: Any) -> Any:
+        """Call `hook` with the gradient of this tensor in every backward pass.
+
+        What the hook returns, if not None, takes the gradient's place.
+
+        Returns:
+            A handle; its `remove()` takes the hook away again.
+        """
+        if self.node is None:
+            raise NotDifferentiableError(
+                "a hook needs a gradient, and this tensor does not require any"
+            )
+        if self.node.hooks is None:
+            self.node.hooks = []
+        self.node.hooks.append(hook)
+        return _HookHandle(self.node.hooks, hook)
+
+    def backward(
+        self,
+        gradient: Any = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Tensor | Sequence[Tensor] | None = None,
+    ) -> None:
+        """Add the gradients of this tensor to the `grad` of the leaves it was computed from.
+
+        Args:
+            gradient: what to start with, of this tensor's shape; 1 if the tensor has one element.
+            retain_graph: keep the saved values for another pass; `create_graph` if None.
+            create_graph: record the pass itself, to differentiate again.
+            inputs: add to the gradients of these tensors only.
+
+        Raises:
+            NotDifferentiableError: this tensor does not require gradients.
+            GradientShapeError: `gradient` has another shape, or is missing and needed.
+            FreedGraphError: an earlier pass has given back the saved values.
+            ChangedInPlaceError: a saved value was changed in place.
+
+        >>> x = Tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        Tensor([2., 4.])
+        """
+        root = {edge_of(self, "outputs"): root_gradient(self, gradient, create_graph)}
+        targets = None
+        if inputs is not None:
+            inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+            targets = [edge_of(t, "inputs") for t in inputs]
+        retain = create_graph if retain_graph is None else retain_graph
+        found = propagate(root, lift, record=create_graph, retain=retain, targets=targets)
+        _deposit(found, create_graph)
+
+    if TYPE_CHECKING:  # the operators and torch's methods are added in `methods.py`
+
+        def __getattr__(self, name: str) -> Callable[..., Any]: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __eq__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+
+
+def lift(value: Any, edge: Any) -> Tensor:
+    """A tensor of a raw value and the node that it came from."""
+    tensor: Tensor = _new(Tensor)
+    tensor._data = value
+    tensor.node = edge
+    return tensor
+
+
+def edge_of(tensor: Tensor, role: str) -> Any:
+    """The node behind a tensor that gradients are asked for."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{role} must be tensors, not {type(tensor).__name__}")
+    if tensor.node is None:
+        raise NotDifferentiableError(
+            f"one of the {role}, of shape {tuple(tensor.shape)}, does not require gradients; "
+            "make it with requires_grad=True before using it"
+        )
+    return tensor.node
+
+
+def root_gradient(output: Tensor, gradient: Any, create_graph: bool) -> Any:
+    """What the pass starts with at one output."""
+    data = output._data
+    if gradient is None:
+        if data.__class__ is float and not create_graph:
+            return 1.0
+        if output.shape.numel() != 1:
+            raise GradientShapeError(
+                "backward() without a gradient needs a result with one element, and this one has "
+                f"shape {tuple(output.shape)}; sum it, or pass gradient="
+            )
+        raw = torch.ones_like(data) if isinstance(data, torch.Tensor) else 1.0
+        return lift(raw, None) if create_graph else raw
+    if not isinstance(gradient, Tensor):
+        gradient = Tensor(gradient)
+    if isinstance(data, torch.Tensor) and not isinstance(gradient._data, torch.Tensor):
+        gradient = lift(torch.as_tensor(gradient._data, dtype=data.dtype), None)
+    if gradient.shape != output.shape:
+        raise GradientShapeError(
+            f"the gradient has shape {tuple(gradient.shape)}, and the result that it belongs to "
+            f"has shape {tuple(output.shape)}"
+        )
+    return gradient if create_graph else gradient._data
+
+
+def _deposit(found: Mapping[Any, Any], create_graph: bool) -> None:
+    """Add the gradients that a pass has found to those of the leaves, all or none."""
+    for leaf, g in found.items():
+        if create_graph:
+            leaf.grad = g if leaf.grad is None else leaf.grad + g
+            continue
+        old = leaf.grad
+        if old is None:
+            leaf.grad = lift(_owned(g), None)
+        elif isinstance(old._data, torch.Tensor) and old.node is None:
+            old._data.add_(g)
+        else:
+            leaf.grad = lift(old._data + g, None)
+
+
+def _owned(g: Any) -> Any:
+    """The gradient, copied if someone else may hold its memory.
+
+    Here g is held by the mapping of gradients, by the loop over it, and by this function and its
+    caller; a count above that, or a view, is somebody else's.
+    """
+    if not isinstance(g, torch.Tensor):
+        return g
+    if g._is_view() or sys.getrefcount(g) > _OWN_REFERENCES:
+        return g.clone()
+    return g
+
+
+def _as_value(data: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
+    """What a tensor made of `data` wraps."""
+    if data.__class__ in _NUMBER_DTYPES and dtype is None and device is None:
+        return data
+    if isinstance(data, Tensor):
+        data = data._data
+    if isinstance(data, torch.Tensor):
+        data = data.detach()  # shares memory and version
+        return data if dtype is None and device is None else data.to(device=device, dtype=dtype)
+    if isinstance(data, (list, tuple)) and _holds_tensor(data):
+        raise TypeError("a list of tensors becomes one tensor with torch.stack or torch.cat")
+    return torch.tensor(data, dtype=dtype, device=device)
+
+
+def _holds_tensor(data: Any) -> bool:
+    return isinstance(data, Tensor) or (
+        isinstance(data, (list, tuple)) and any(map(_holds_tensor, data))
+    )
+
+
+class _HookHandle:
+    """Takes a hook away again."""
+
+    def __init__(self, hooks: list[Any], hook: Any) -> None:
+        self._hooks = hooks
+        self._hook = hook
+
+    def remove(self) -> None:
+        """Take the hook away; doing so twice is harmless."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+def _count_own_references() -> int:
+    """What `sys.getrefcount` says in `_owned` of a gradient that nobody else holds."""
+    counts: list[int] = []
+
+    def probe(g: Any) -> None:
+        counts.append(sys.getrefcount(g))
+
+    for _, g in {None: object()}.items():
+        probe(g)
+    return counts[0]
+
+
+_OWN_REFERENCES = _count_own_references()
