@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from tinygrad_ee559 import rules
 from tinygrad_ee559.errors import InPlaceError
 from tinygrad_ee559.record import binary, call_in_place, dispatch, unary
-from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, alias
+from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
 from tinygrad_ee559.tensor import Tensor, lift
 
 #: Python's operators and the torch functions that they call; each has a reflected form.
@@ -36,23 +36,19 @@ DTYPES = {
 }  # fmt: skip
 
 #: Names that `Tensor` defines itself, or that mean something else in Python.
-_OWN = frozenset(name for name in vars(Tensor) if not name.startswith("__"))
+_OWN = frozenset(vars(Tensor))
 
 
 def add_methods() -> None:
     """Make every known function that torch has as a tensor method a method of `Tensor` too."""
     for table in (RULES, COMPOSED, CONSTANT):
-        for function in list(table):
+        for function in table:
             name = getattr(function, "__name__", "")
-            torch_method = getattr(torch.Tensor, name, None)
-            if not callable(torch_method) or name.startswith("_") or name in _OWN:
-                continue
-            if torch_method not in RULES and torch_method not in COMPOSED:
-                alias(function, torch_method)
-            if getattr(torch, name, function) is function or torch_method is function:
+            if getattr(torch.Tensor, name, None) is function and name not in _OWN:
                 setattr(Tensor, name, _method(name, function))
     for name, dtype in DTYPES.items():
         setattr(Tensor, name, _conversion(dtype))
+    Tensor.__getattr__ = _find_method  # type: ignore[method-assign]
 
 
 def add_operators() -> None:
@@ -67,7 +63,19 @@ def add_operators() -> None:
         setattr(Tensor, f"__{name}__", _dispatched(function))
     Tensor.__neg__ = unary(RULES[torch.neg])  # type: ignore[method-assign]
     Tensor.__getitem__ = _dispatched(torch.Tensor.__getitem__)  # type: ignore[method-assign]
+    Tensor.__setitem__ = _set_item  # type: ignore[method-assign]
     Tensor.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
+
+
+def _find_method(self: Tensor, name: str) -> Callable[..., Any]:
+    """A method added later by a user's rule, or one that works in place."""
+    function = getattr(torch.Tensor, name, None)
+    if function in RULES or function in COMPOSED or function in CONSTANT:
+        return partial(_method(name, function), self)
+    if function is not None and name.endswith("_") and not name.startswith("_"):
+        return lambda *args, **kwargs: call_in_place(name, (self, *args), kwargs)
+    hint = "; torch has one, and it has no gradient rule: see tinygrad_ee559.rule"
+    raise AttributeError(f"Tensor has no attribute {name!r}{hint if callable(function) else ''}")
 
 
 def _torch_function(
@@ -104,6 +112,10 @@ def _reflected(forward: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], An
     return lambda self, other: forward(lift(other, None), self)
 
 
+def _set_item(self: Tensor, index: Any, value: Any) -> None:
+    call_in_place("__setitem__", (self, index, value), {})
+
+
 def _number_operator(name: str) -> Callable[[Any, Any], Any]:
     """Python's operator for plain numbers; a power is never complex."""
     if name == "pow":
@@ -127,6 +139,7 @@ def _in_place(function: Any, forward: Callable[[Any, Any], Any]) -> Callable[[Te
     return assign
 
 
-assert rules  # imported for what it registers
-add_methods()
-add_operators()
+def complete() -> None:
+    """Make `Tensor` whole."""
+    add_methods()
+    add_operators()

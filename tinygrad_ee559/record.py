@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinygrad_ee559 import tape
 from tinygrad_ee559.errors import InPlaceError, MixedGraphError, NoRuleError, operand_error
 from tinygrad_ee559.rules import registry
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, Formula, Plan, Rule
-from tinygrad_ee559.tape import ForkNode, ListNode, Node, NumberNode, NumbersNode, Part
+from tinygrad_ee559.tape import ForkNode, ListNode, Node, NumbersNode, Part, number_node
 from tinygrad_ee559.tensor import Tensor, lift
 
 _new = object.__new__
 _NUMBERS = frozenset({float, int, bool})
-_next_order = tape.next_order
 _grad_enabled = torch.is_grad_enabled
 
 
@@ -169,8 +167,8 @@ def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     target = args[0]
     if _grad_enabled() and any(isinstance(a, Tensor) and a.node is not None for a in args):
         raise InPlaceError(
-            f"{name} would change a tensor whose history is being recorded; write a new tensor "
-            f"with {name.rstrip('_')}, or do it inside tinygrad_ee559.no_grad()"
+            f"{name} would change a tensor whose history is being recorded; make a new tensor, or "
+            "change this one inside tinygrad_ee559.no_grad()"
         )
     raws = [_raw(arg) for arg in args]
     if raws[0].__class__ in _NUMBERS:
@@ -199,16 +197,10 @@ def unary(rule: Rule) -> Callable[[Tensor], Any]:
         tensor = _new(Tensor)
         tensor._data = z
         edge = a.node
-        if edge is not None and _grad_enabled():
-            tensor.node = node = _new(NumberNode)
-            node.rule = rule
-            node.a = edge
-            node.x = x
-            node.z = z
-            node.b = node.y = node.hooks = None
-            node.order = _next_order()
-        else:
+        if edge is None or not _grad_enabled():
             tensor.node = None
+        else:
+            tensor.node = number_node(rule, x, None, z, edge, None)
         return tensor
 
     return function
@@ -226,26 +218,18 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
         else:
             y = b
             b_edge = None
-        if x.__class__ is not float or y.__class__ is not float:
-            if x.__class__ not in _NUMBERS or y.__class__ not in _NUMBERS:
-                return call(rule, (a, b))
-        tensor = _new(Tensor)
+        if x.__class__ not in _NUMBERS or y.__class__ not in _NUMBERS:
+            return call(rule, (a, b))
         try:
-            tensor._data = z = number(x, y)
+            z = number(x, y)
         except (ArithmeticError, ValueError):
-            tensor._data = z = in_double(rule, (x, y))
+            z = in_double(rule, (x, y))
+        tensor = _new(Tensor)
+        tensor._data = z
         if (a_edge is None and b_edge is None) or not _grad_enabled():
             tensor.node = None
-            return tensor
-        tensor.node = node = _new(NumberNode)
-        node.rule = rule
-        node.a = a_edge
-        node.b = b_edge
-        node.x = x
-        node.y = y
-        node.z = z
-        node.hooks = None
-        node.order = _next_order()
+        else:
+            tensor.node = number_node(rule, x, y, z, a_edge, b_edge)
         return tensor
 
     return function
@@ -270,16 +254,9 @@ def _call_number(
     if len(raws) > 2:
         plan = rule.plans.get(wanted) or _new_plan(rule, wanted)
         return lift(z, NumbersNode(plan, edges, raws, z))
-    node = _new(NumberNode)
-    node.rule = rule
-    node.a = edges[0] if wanted & 1 else None
-    node.b = edges[-1] if wanted & 2 else None
-    node.x = raws[0]
-    node.y = raws[1] if len(raws) == 2 else None
-    node.z = z
-    node.hooks = None
-    node.order = _next_order()
-    return lift(z, node)
+    a = edges[0] if wanted & 1 else None
+    b = edges[-1] if wanted & 2 else None
+    return lift(z, number_node(rule, raws[0], raws[1] if len(raws) == 2 else None, z, a, b))
 
 
 def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,11 +120,11 @@ class Tensor:
 
     @property
     def T(self) -> Tensor:
-        return torch.t(self) if self.ndim <= 2 else self.permute(*reversed(range(self.ndim)))  # type: ignore[call-overload,no-any-return]
+        return self.permute(*reversed(range(self.ndim)))  # type: ignore[no-any-return]
 
     @property
     def mT(self) -> Tensor:
-        return torch.transpose(self, -2, -1)  # type: ignore[call-overload,no-any-return]
+        return self.transpose(-2, -1)  # type: ignore[no-any-return]
 
     def as_torch(self) -> torch.Tensor:
         """The value as a torch tensor, shared with this one unless it is a number."""
@@ -165,7 +166,7 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shape:
             raise TypeError("a tensor without dimensions cannot be iterated over")
-        return iter(torch.unbind(self))  # type: ignore[call-overload,arg-type]
+        return iter(self.unbind())
 
     def __bool__(self) -> bool:
         return bool(self._data)
@@ -180,9 +181,25 @@ class Tensor:
         return self._data.__index__()  # type: ignore[no-any-return]
 
     def __contains__(self, value: Any) -> bool:
-        return bool((self == value).any())  # type: ignore[attr-defined]
+        return bool((self == value).any())
 
     __hash__ = object.__hash__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise NotDifferentiableError(
+                f"only a tensor that you made can be copied deeply; this one was computed by "
+                f"{self.node.rule.name}: use tensor.detach().clone()"
+            )
+        copied: Tensor = _new(type(self))
+        memo[id(self)] = copied
+        data = self._data
+        copied._data = data.clone() if isinstance(data, torch.Tensor) else data
+        copied.node = None
+        copied.requires_grad = self.requires_grad
+        if self.grad is not None:
+            copied.grad = copy.deepcopy(self.grad, memo)
+        return copied
 
     def __format__(self, spec: str) -> str:
         if not self.shape:
@@ -339,6 +356,7 @@ class Tensor:
         def __neg__(self) -> Tensor: ...
         def __abs__(self) -> Tensor: ...
         def __getitem__(self, index: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
         def __eq__(self, other: Any) -> Tensor: ...  # type: ignore[override]
         def __ne__(self, other: Any) -> Tensor: ...  # type: ignore[override]
         def __lt__(self, other: Any) -> Tensor: ...

@@ -157,7 +157,7 @@ def rule(
     Raises:
         RuleError: the formulas' parameters do not agree.
     """
-    RULES[function] = Rule(function, formulas, number)
+    _enter(RULES, function, Rule(function, formulas, number))
 
 
 def pointwise(
@@ -173,12 +173,12 @@ def pointwise(
         def number(*args: Any) -> Any:
             return function(*map(_as_double, args)).item()
 
-    RULES[function] = Rule(function, formulas, number, pointwise=True)
+    _enter(RULES, function, Rule(function, formulas, number, pointwise=True))
 
 
 def constant(function: Any, number: Callable[..., Any] | None = None) -> None:
     """Register a function whose result does not carry a gradient: a comparison, an index."""
-    CONSTANT[function] = number
+    _enter(CONSTANT, function, number)
 
 
 def composed(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -186,7 +186,7 @@ def composed(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
     def register(body: Callable[..., Any]) -> Callable[..., Any]:
         for function in functions:
-            COMPOSED[function] = body
+            _enter(COMPOSED, function, body)
         return body
 
     return register
@@ -194,9 +194,19 @@ def composed(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def alias(function: Any, *others: Any) -> None:
     """Register `others` as further names of `function`, which must have been registered."""
-    for table in (RULES, COMPOSED, CONSTANT):
+    tables: tuple[dict[Any, Any], ...] = (RULES, COMPOSED, CONSTANT)
+    for table in tables:
         if function in table:
-            table.update(dict.fromkeys(others, table[function]))  # type: ignore[attr-defined]
+            for other in others:
+                _enter(table, other, table[function])
+
+
+def _enter(table: dict[Any, Any], function: Any, entry: Any) -> None:
+    """Put an entry under a function of torch's, and under the tensor method of the same name."""
+    table[function] = entry
+    name = getattr(function, "__name__", "")
+    if getattr(torch, name, None) is function and hasattr(torch.Tensor, name):
+        table[getattr(torch.Tensor, name)] = entry
 
 
 def function_name(function: Any) -> str:
