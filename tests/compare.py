@@ -1,0 +1,166 @@
+"""Comparing this library with torch.autograd: values, gradients, and gradients of gradients."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+import tinygrad_ee559 as tg
+
+
+def assert_same_gradients(
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any] | None = None,
+    order: int = 2,
+    seed: int = 0,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+) -> None:
+    """Assert that `function` and its derivatives are the same here as in torch.autograd.
+
+    The function is called once with torch tensors and once with `Tensor`s in their place. Of every
+    order, the gradients are computed both ways, by formulas on raw torch tensors and by formulas
+    on `Tensor`s. From the second order on, the cotangents are differentiated too.
+
+    Args:
+        function: a torch function, or one made of torch functions; may give several results.
+        args: its arguments. Tensors may be nested in lists and tuples, and be torch tensors (those
+            that require gradients are differentiated) or plain numbers in a `tg.Tensor`, for which
+            torch gets a float64 tensor without dimensions.
+        kwargs: its keyword arguments, in which there may be tensors too.
+        order: the order of the highest derivatives that are compared.
+        seed: of the cotangents, and of torch's generator in both calls.
+        rtol, atol: the tolerances of `torch.testing.assert_close`.
+    """
+    arguments = (args, kwargs or {})
+    our_args, our_kwargs = _map_tensors(_our_twin, arguments)
+    their_args, their_kwargs = _map_tensors(_their_twin, arguments)
+    our_inputs = _with_gradient(_tensors((our_args, our_kwargs)))
+    their_inputs = _with_gradient(_tensors((their_args, their_kwargs)))
+    assert their_inputs, "nothing to compare: no argument requires gradients"
+
+    torch.manual_seed(seed)
+    their_outputs = list(_tensors(function(*their_args, **their_kwargs)))
+    torch.manual_seed(seed)
+    our_outputs = list(_tensors(function(*our_args, **our_kwargs)))
+    _assert_close(our_outputs, their_outputs, "value", rtol, atol)
+    for our, their in zip(our_outputs, their_outputs):
+        assert our.requires_grad == their.requires_grad, "requires_grad differs from torch's"
+
+    generator = torch.Generator().manual_seed(seed)
+    for level in range(1, order + 1):
+        cotangents = [_cotangent(their, generator) for their in their_outputs]
+        their_cotangents = [_their_twin(cotangent) for cotangent in cotangents]
+        our_cotangents = [
+            _our_twin(cotangent if isinstance(our.data, torch.Tensor) else _as_number(cotangent))
+            for our, cotangent in zip(our_outputs, cotangents)
+        ]
+        expected = _gradients(
+            torch.autograd.grad, their_outputs, their_inputs, their_cotangents, create_graph=True
+        )
+        for how in ({"retain_graph": True}, {"create_graph": True}):
+            found = _gradients(tg.grad, our_outputs, our_inputs, our_cotangents, **how)
+            _assert_close(found, expected, f"gradient of order {level}, {how}", rtol, atol)
+        our_outputs, their_outputs = found, expected
+        our_inputs += _with_gradient(our_cotangents)
+        their_inputs += _with_gradient(their_cotangents)
+
+
+def op_samples(name: str, variant: str = "") -> tuple[Callable[..., Any], list[tuple[Any, Any]]]:
+    """PyTorch's own test samples for one of its operators, in float64.
+
+    Args:
+        name: the operator as PyTorch's tests call it: `add`, `nn.functional.relu`.
+        variant: one of the operator's variants, if it has several.
+
+    Returns:
+        The torch function, and for every sample its arguments and keyword arguments.
+    """
+    from torch.testing._internal.common_methods_invocations import op_db  # takes seconds
+
+    (op,) = (op for op in op_db if op.name == name and op.variant_test_name == variant)
+    torch.manual_seed(0)
+    samples = op.sample_inputs("cpu", torch.float64, requires_grad=True)
+    return op.op, [((s.input, *s.args), s.kwargs) for s in samples]
+
+
+def _our_twin(tensor: Any) -> tg.Tensor:
+    data = tensor.data
+    if isinstance(data, torch.Tensor):
+        data = data.clone()
+    return tg.Tensor(data, requires_grad=tensor.requires_grad)
+
+
+def _their_twin(tensor: Any) -> torch.Tensor:
+    data = tensor.as_torch() if isinstance(tensor, tg.Tensor) else tensor
+    return data.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _cotangent(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    random = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    return random.to(output.dtype).requires_grad_(output.is_floating_point())
+
+
+def _as_number(cotangent: torch.Tensor) -> tg.Tensor:
+    return tg.Tensor(cotangent.item(), requires_grad=cotangent.requires_grad)
+
+
+def _with_gradient(tensors: Iterable[Any]) -> list[Any]:
+    return [tensor for tensor in tensors if tensor.requires_grad]
+
+
+def _gradients(
+    grad: Any, outputs: list[Any], inputs: list[Any], cotangents: list[Any], **how: bool
+) -> list[Any]:
+    """One gradient per input, zeros where the outputs do not depend on it."""
+    used = [i for i, output in enumerate(outputs) if output.requires_grad]
+    found: Any = [None] * len(inputs)
+    if used:
+        found = grad(
+            [outputs[i] for i in used],
+            inputs,
+            [cotangents[i] for i in used],
+            allow_unused=True,
+            **how,
+        )
+    return [
+        type(x)(torch.zeros(x.shape, dtype=x.dtype)) if g is None else g
+        for g, x in zip(found, inputs, strict=True)
+    ]
+
+
+def _assert_close(
+    ours: list[tg.Tensor], theirs: list[torch.Tensor], what: str, rtol: float, atol: float
+) -> None:
+    assert len(ours) == len(theirs), f"{what}: {len(ours)} results instead of {len(theirs)}"
+    for i, (our, their) in enumerate(zip(ours, theirs)):
+        assert isinstance(our, tg.Tensor), f"{what} {i} is a {type(our).__name__}"
+        torch.testing.assert_close(
+            our.as_torch().detach(),
+            their.detach(),
+            rtol=rtol,
+            atol=atol,
+            equal_nan=True,
+            msg=lambda text, i=i: f"{what}, number {i}: {text}",
+        )
+
+
+def _map_tensors(change: Callable[[Any], Any], value: Any) -> Any:
+    """`value` with every tensor in it changed."""
+    if isinstance(value, (torch.Tensor, tg.Tensor)):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(change, item) for key, item in value.items()}
+    if value.__class__ in (list, tuple):
+        return type(value)([_map_tensors(change, item) for item in value])
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    """The tensors in a value, however nested."""
+    if isinstance(value, (torch.Tensor, tg.Tensor)):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
