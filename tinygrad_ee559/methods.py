@@ -127,7 +127,7 @@ def _in_place(function: Any, forward: Callable[[Any, Any], Any]) -> Callable[[Te
     """`x += y` and the like: in place where nothing is recorded, a new tensor where it is."""
 
     def assign(self: Tensor, other: Any) -> Any:
-        if not torch.is_grad_enabled() or (self.node is None and getattr(other, "node", 0) is None):
+        if not torch.is_grad_enabled() or (self.node is getattr(other, "node", None) is None):
             return call_in_place(f"{function.__name__}_", (self, other), {})
         if self.node is not None and self.is_leaf:
             raise InPlaceError(

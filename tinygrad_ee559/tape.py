@@ -193,7 +193,7 @@ class Node(_Edges):
 
     def free(self) -> None:
         """Give back what was saved. The graph itself stays, to be drawn."""
-        if self.plan.keeps:
+        if self.guards or self.plan.keeps:
             self.args = self.out = None
             self.guards = ()
 

@@ -135,7 +135,8 @@ class Plan:
         self.list_position = list_position
         #: Nothing was broadcast: the gradient is sure to have the shape and dtype of the operand.
         self.exact = rule.pointwise and len(rule.formulas) == 1
-        self.keeps = bool(self.values or self.output)
+        #: Whether a second backward pass would miss something; options are always kept.
+        self.keeps = self.output or any(i < len(rule.formulas) for i in self.values)
         #: Differentiable arguments that must be tensors, as some formula calls a function on them.
         self.operands = tuple(
             i
