@@ -99,11 +99,12 @@ def test_whole_numbers_are_pythons():
 def test_a_number_meets_a_torch_tensor_as_a_python_scalar_does():
     a = tg.Tensor(2.0, requires_grad=True)
     x = tg.Tensor([1.0, 2.0], requires_grad=True)
-    y = a * x
-    assert y.dtype == torch.float32  # as 2.0 * torch.tensor([1.0, 2.0])
-    y.sum().backward()
-    assert type(a.grad.data) is float and a.grad.item() == 3.0
-    assert x.grad.tolist() == [2, 2]
+    for y in (a * x, x * a, x.mul(a), torch.mul(a, x)):
+        assert y.dtype == torch.float32  # as 2.0 * torch.tensor([1.0, 2.0])
+        a.grad = x.grad = None
+        y.sum().backward()
+        assert type(a.grad.data) is float and a.grad.item() == 3.0
+        assert x.grad.tolist() == [2, 2]
 
 
 def test_numbers_where_a_function_wants_tensors():

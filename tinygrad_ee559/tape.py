@@ -37,6 +37,8 @@ SCALAR = torch.Size()
 
 next_order = count(0, -1).__next__
 _new = object.__new__
+#: What is kept of any number of arguments of which nothing is needed.
+_NOTHING = [(None,) * n for n in range(32)]
 _by_order = attrgetter("order")
 
 
@@ -147,7 +149,9 @@ class Node(_Edges):
             self.shape = self.dtype = None
         guards = []
         self.args: tuple[Any, ...] | None
-        if plan.kept or plan.reduced:
+        if plan.first >= len(args):
+            self.args = _NOTHING[len(args)]
+        else:
             for i, arg in enumerate(args):
                 if arg.__class__ is torch.Tensor:
                     if i in plan.kept:
@@ -160,8 +164,6 @@ class Node(_Edges):
                     else:
                         args[i] = [_stand_in(plan, i, item) for item in arg]
             self.args = tuple(args)
-        else:
-            self.args = (None,) * len(args)
         if plan.output:
             self.out = out
             if out.__class__ is torch.Tensor:
@@ -384,32 +386,41 @@ def _propagate(
             node.join(g, grads)
             continue
         if kind is ListNode:
-            pulled = list(zip(node, g, strict=True))
-            exact = False
-        else:
-            if not node.shape:
-                node.flow = g
-            if kind is ForkNode:
-                g = node.filled(g)
-            out, args = node.recall(lift, record)
-            plan = node.plan
-            pulled = [(edge, f(g, out, *args)) for f, edge in zip(plan.formulas, node)
-                      if wanted is None or edge in wanted]  # fmt: skip
-            exact = plan.exact and not record
-            if not retain:
-                node.free()
-        for edge, d in pulled:
-            if not exact:
-                if d is None or edge is None:
-                    continue
-                if record and d.__class__ is torch.Tensor:
-                    d = lift(d, None)
-                if edge.__class__ is not ListNode and (
-                    d.shape != edge.shape or d.dtype is not edge.dtype
-                ):
-                    d = _fit(d, edge, node, record)
-            grads[edge] = grads[edge] + d if edge in grads else d
+            for edge, d in zip(node, g, strict=True):
+                if edge is not None and (wanted is None or edge in wanted):
+                    _send(d, edge, node, grads, lift, record)
+            continue
+        if not node.shape:
+            node.flow = g
+        if kind is ForkNode:
+            g = node.filled(g)
+        out, args = node.recall(lift, record)
+        plan = node.plan
+        for formula, edge in zip(plan.formulas, node):
+            if wanted is None or edge in wanted:
+                d = formula(g, out, *args)
+                if plan.exact and not record:
+                    grads[edge] = grads[edge] + d if edge in grads else d
+                else:
+                    _send(d, edge, node, grads, lift, record)
+        if not retain:
+            node.free()
     return found
+
+
+def _send(
+    d: Any, edge: Any, node: Any, grads: dict[Any, Any], lift: Lift, record: bool
+) -> None:
+    """Add a gradient that `node` has computed to what has arrived at `edge`."""
+    if d is None:
+        return
+    if record and d.__class__ is torch.Tensor:
+        d = lift(d, None)
+    if (d.__class__ is not list and d.__class__ is not tuple) and (
+        d.shape != edge.shape or d.dtype is not edge.dtype
+    ):
+        d = _fit(d, edge, node, record)
+    grads[edge] = grads[edge] + d if edge in grads else d
 
 
 def _pull_numbers(node: NumberNode, g: Any, lift: Lift, record: bool) -> list[Any]:

@@ -105,14 +105,17 @@ class Plan:
         rule: the rule.
         wanted: bit i says that argument i wants a gradient.
         list_position: which argument is a list of tensors, -1 if none is.
+        exact: nothing can have been broadcast or promoted, so gradients are sure to fit.
     """
 
     __slots__ = (
         "rule", "positions", "formulas", "values", "shapes", "likes", "output", "keeps", "operands",
-        "kept", "reduced", "list_position", "exact",
+        "kept", "reduced", "first", "list_position", "exact",
     )  # fmt: skip
 
-    def __init__(self, rule: Rule, wanted: int, list_position: int = -1) -> None:
+    def __init__(
+        self, rule: Rule, wanted: int, list_position: int = -1, exact: bool = False
+    ) -> None:
         self.rule = rule
         self.positions = tuple(i for i in range(wanted.bit_length()) if wanted >> i & 1)
         formulas: list[Formula] = []
@@ -132,9 +135,10 @@ class Plan:
         self.output = "y" in needed
         self.kept = tuple(sorted(self.values))
         self.reduced = tuple(sorted(self.shapes | self.likes))
+        #: The first argument of which something is kept.
+        self.first = min((*self.kept, *self.reduced), default=len(rule.parameters))
         self.list_position = list_position
-        #: Nothing was broadcast: the gradient is sure to have the shape and dtype of the operand.
-        self.exact = rule.pointwise and len(rule.formulas) == 1
+        self.exact = exact
         #: Whether a second backward pass would miss something; options are always kept.
         self.keeps = self.output or any(i < len(rule.formulas) for i in self.values)
         #: Differentiable arguments that must be tensors, as some formula calls a function on them.

@@ -1,0 +1,1 @@
+"""Measurements against PyTorch and other engines: `python -m benchmarks`."""

@@ -1,0 +1,94 @@
+"""One eager training step of a multilayer perceptron: time and peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+import tinygrad_ee559 as tg
+
+from benchmarks.report import Result, microseconds
+from benchmarks.timing import medians
+
+DISK = (2, 25, 25, 25, 2)
+MNIST = (784, 512, 512, 512, 10)
+BATCH = 100
+Step = Callable[[], object]
+
+
+def network(layers: object, sizes: Sequence[int]) -> object:
+    """A network of `layers` (torch.nn or tinygrad_ee559.nn) with ReLU between linear layers."""
+    modules: list[object] = []
+    for fan_in, fan_out in zip(sizes, sizes[1:]):
+        modules += [layers.Linear(fan_in, fan_out), layers.ReLU()]
+    return layers.Sequential(*modules[:-1])
+
+
+def step_of(library: object, sizes: Sequence[int], loss: str, x: object, y: object) -> Step:
+    """A training step, written the same way for both libraries."""
+    torch.manual_seed(0)
+    model = network(library.nn, sizes)
+    criterion = getattr(library.nn, loss)()
+    optimizer = library.optim.SGD(model.parameters(), lr=0.01)
+
+    def step() -> object:
+        optimizer.zero_grad()
+        value = criterion(model(x), y)
+        value.backward()
+        optimizer.step()
+        return value
+
+    return step
+
+
+def both(sizes: Sequence[int], loss: str) -> tuple[Step, Step]:
+    """The same step here and in PyTorch."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(BATCH, sizes[0], generator=generator)
+    if loss == "CrossEntropyLoss":
+        y = torch.randint(0, sizes[-1], (BATCH,), generator=generator)
+    else:
+        y = nn.functional.one_hot(torch.randint(0, 2, (BATCH,), generator=generator)).float()
+    return step_of(tg, sizes, loss, tg.Tensor(x), tg.Tensor(y)), step_of(torch, sizes, loss, x, y)
+
+
+def timed(name: str, sizes: Sequence[int], loss: str, target: float, rounds: int) -> Result:
+    here, there = both(sizes, loss)
+    repeats = 20 if sizes is DISK else 1
+    times = medians(rounds, repeats, here=here, there=there)
+    return Result(
+        f"eager step, {name}, batch {BATCH}",
+        "PyTorch's time",
+        times["here"] / times["there"],
+        target,
+        microseconds(times["here"]),
+        microseconds(times["there"]),
+    )
+
+
+def peak_memory(step: Step) -> int:
+    """The most bytes that a step holds in tensors beyond what was there before."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def run(quick: bool) -> list[Result]:
+    rounds = 20 if quick else 100
+    results = [
+        timed("2-25-25-25-2", DISK, "MSELoss", 0.65, rounds),
+        timed("784-512-512-512-10", MNIST, "CrossEntropyLoss", 0.95, rounds),
+    ]
+    here, there = (peak_memory(step) for step in both(MNIST, "CrossEntropyLoss"))
+    name = "peak memory of the step, 784-512-512-512-10"
+    text = [f"{n / 1e6:.3f} MB" for n in (here, there)]
+    return [*results, Result(name, "PyTorch's", here / there, 1.0, *text)]
