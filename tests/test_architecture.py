@@ -1,0 +1,82 @@
+"""The house keeps its shape: imports point downwards, and the engine stands on its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tinygrad_ee559
+
+PACKAGE = Path(tinygrad_ee559.__file__).parent
+#: Who may import whom: every room only from rooms listed before it.
+FLOORS = [
+    ["errors"],
+    ["rules"],
+    ["tape"],
+    ["tensor"],
+    ["record"],
+    ["methods"],
+    ["func"],
+    ["gradcheck"],
+    ["draw"],
+    ["nn"],
+    ["optim"],
+    ["data", "checkpoint"],
+    ["training"],
+    ["plots"],
+    ["demo", "mnist"],
+    ["__main__"],
+]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file):
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(tree):
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+            if node.module == "tinygrad_ee559":
+                names = [f"tinygrad_ee559.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.startswith("tinygrad_ee559."):
+                yield name.split(".")[1]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_point_downwards(file):
+    room = room_of(file)
+    if room == "__init__":
+        return
+    for imported in imported_rooms(ast.parse(file.read_text())):
+        inside = imported == room
+        assert inside or FLOOR[imported] < FLOOR[room], f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_no_import_of_the_package_hides_in_a_function(file):
+    for function in ast.walk(ast.parse(file.read_text())):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert not list(imported_rooms(function)), f"{function.name} imports the package"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_the_engine_uses_neither_autograd_nor_modules_of_torch(file):
+    """torch.nn.functional is a namespace of functions and welcome; demo compares with PyTorch."""
+    if file.name in ("demo.py",):
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            assert not text.startswith(("torch.autograd", "torch.func.")), text
+            if text.startswith("torch.nn."):
+                assert text.startswith("torch.nn.functional"), text
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+            assert node.module in ("torch", "torch.nn.functional"), node.module
