@@ -127,9 +127,9 @@ class Plan:
                 raise RuleError(f"{rule.name}: no gradient is defined for the argument {name}")
             formulas.append(formula)
             needed.update(_parameter_names(formula))
-        self.formulas = tuple(formulas)
         places = list(enumerate(rule.parameters))
         self.values = frozenset(i for i, name in places if name in needed)
+        self.formulas = tuple(_given_values(f, rule.parameters, self.values) for f in formulas)
         self.shapes = frozenset(i for i, name in places if f"{name}_shape" in needed)
         self.likes = frozenset(i for i, name in places if f"{name}_like" in needed)
         self.output = "y" in needed
@@ -242,6 +242,23 @@ def _is_arithmetic(formula: Formula) -> bool:
 def _parameter_names(formula: Formula) -> Iterator[str]:
     """A formula's parameters after the gradient, as they are written."""
     return iter(list(inspect.signature(formula).parameters)[1:])
+
+
+def _given_values(formula: Formula, parameters: Sequence[str], values: frozenset[int]) -> Formula:
+    """`formula`, which may find values where it wants shapes: another formula had them kept."""
+    names = set(_parameter_names(formula))
+    positions = [i for i in values if f"{parameters[i]}_shape" in names]
+    if not positions:
+        return formula
+
+    def given_values(g: Any, y: Any, *args: Any) -> Any:
+        as_wanted = list(args)
+        for i in positions:
+            value = args[i]
+            as_wanted[i] = [v.shape for v in value] if isinstance(value, list) else value.shape
+        return formula(g, y, *as_wanted)
+
+    return given_values
 
 
 def _signature(
