@@ -86,11 +86,11 @@ def load(path: str | os.PathLike[str], model: Module) -> None:
 
 
 def _checksum(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names and values; safetensors itself notices only what changes the structure."""
+    """SHA-256 over names, dtypes, shapes and values; safetensors itself verifies only sizes."""
     digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -36,7 +36,7 @@ def run(out: Path, epochs: int, seed: int, console: Console) -> list[Epoch]:
     """
     out.mkdir(parents=True, exist_ok=True)
     console.print("[bold]1. An expression and its derivatives[/]\n")
-    console.print("   (torch.tanh(a * b) @ b.T).exp().sum() / b.norm()\n", highlight=False)
+    console.out("   (torch.tanh(a * b) @ b.T).exp().sum() / b.norm()\n")
     console.print(comparison())
 
     console.print("\n[bold]2. Its graph[/]\n")
@@ -44,7 +44,7 @@ def run(out: Path, epochs: int, seed: int, console: Console) -> list[Epoch]:
     y = expression(a, b)
     y.backward(retain_graph=True)
     draw(y, out / "expression.svg", a=a, b=b, y=y)
-    _say_where(out / "expression.svg", console)
+    console.out("  ", out / "expression.svg")
 
     console.print("\n[bold]3. A network learns which points are inside a disk[/]\n")
     model, history, points, labels = train_disk(epochs, seed, console)
@@ -56,7 +56,7 @@ def run(out: Path, epochs: int, seed: int, console: Console) -> list[Epoch]:
     plots.loss_curve(out / "loss.png", history)
     plots.decision_boundary(out / "boundary.png", lambda p: model(inputs_of(p)), points, labels)
     for name in ("network.svg", "loss.png", "boundary.png"):
-        _say_where(out / name, console)
+        console.out("  ", out / name)
     return history
 
 
@@ -136,7 +136,3 @@ def train_disk(epochs: int, seed: int, console: Console | None = None) -> DiskRu
 def inputs_of(points: Tensor) -> Tensor:
     """What the classifier sees of points: a uniform distribution has mean 1/2 and variance 1/12."""
     return normalize(points, mean=0.5, std=12**-0.5)
-
-
-def _say_where(path: Path, console: Console) -> None:
-    console.print(f"   {path}", markup=False, highlight=False, soft_wrap=True)

@@ -55,7 +55,7 @@ def run(
         Batches(inputs_of(images[:samples]), labels[:samples], batch_size, generator),
         epochs,
         test=test,
-        after_epoch=[linear_decay(optimizer, epochs), console.print],
+        after_epoch=[linear_decay(optimizer, epochs), console.out],
         console=console,
     )
     checkpoint.save(out / "model.safetensors", model)
@@ -63,7 +63,7 @@ def run(
         answers = torch.cat([model(inputs).argmax(1).data for inputs, _ in test])
     plots.wrong_digits(out / "wrong.png", test_images, test_labels, Tensor(answers))
     for name in ("model.safetensors", "wrong.png"):
-        console.print(out / name, markup=False, highlight=False, soft_wrap=True)
+        console.out(out / name)
     return history
 
 

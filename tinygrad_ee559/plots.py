@@ -83,8 +83,8 @@ def decision_boundary(
     )
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
     right = 1 - wrong.double().mean().item()
-    axes.set_title(f"Decision boundary: {right:.1%} of {len(points)} test points are right")
-    figure.legend(loc="outside lower center", ncols=5, columnspacing=1.2, frameon=False)
+    axes.set_title(f"Decision boundary: {right:.1%} of {len(points):,} test points are right")
+    figure.legend(loc="outside lower center", ncols=5, columnspacing=0.9, frameon=False)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -113,7 +113,7 @@ def wrong_digits(
     figure.suptitle(
         f"{len(wrong):,} of {len(labels):,} digits are wrong; {len(shown)} of them: truth → answer"
     )
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid:
         axes.set_axis_off()
     for axes, index in zip(grid, shown.tolist()):
