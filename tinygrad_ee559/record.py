@@ -59,6 +59,8 @@ def recorded(function: Any) -> Callable[..., Any]:
 
     That way takes about a microsecond, which counts where layers are small.
     """
+    if function in COMPOSED:
+        return COMPOSED[function]
     registered = RULES[function]
     return lambda *args, **kwargs: call(registered, args, kwargs)
 
@@ -171,7 +173,7 @@ def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """Run a function whose result carries no gradient."""
     number = CONSTANT[function]
     raws = [_raw(arg) for arg in args]
-    if number is not None and all(raw.__class__ in _NUMBERS for raw in raws):
+    if number is not None and not kwargs and all(raw.__class__ in _NUMBERS for raw in raws):
         return lift(number(*raws), None)
     if not any(isinstance(raw, torch.Tensor) for raw in raws):
         raws = [_as_tensor(raw) if isinstance(arg, Tensor) else raw for arg, raw in zip(args, raws)]

@@ -2,7 +2,7 @@
 
 A formula such as `lambda g, _y, x: g * torch.cos(x)` runs on floats if its `torch.cos` is the
 number form that the rule of `torch.cos` was registered with. So its function object is made a
-second time, with a `torch` that looks names up in the rule table.
+second time, with global names that lead to number forms.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class NumberTorch:
         self._namespace = namespace
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._namespace, name)
-        rule = RULES.get(value) if callable(value) else None
-        if rule is not None and rule.number is not None:
-            value = rule.number
-        elif callable(value):
+        value = number_form(getattr(self._namespace, name))
+        if value is None:
             raise AttributeError(f"{name} has no form on plain numbers")
-        else:
-            value = NumberTorch(value)
         setattr(self, name, value)
         return value
 
 
-_number_torch = NumberTorch(torch)
+def number_form(value: Any) -> Any:
+    """What stands for a torch function, or a namespace of them, on numbers; None if nothing does."""
+    if value is torch or isinstance(value, (types.ModuleType, type(torch.ops.aten))):
+        return NumberTorch(value)
+    rule = RULES.get(value) if callable(value) else None
+    return None if rule is None else rule.number
 
 
 def number_formulas(rule: Rule) -> tuple[Formula | None, ...]:
@@ -52,8 +52,9 @@ def _on_numbers(formula: Formula) -> Formula | None:
         return None
     code = formula.__code__
     used = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    if not used <= {"torch"}:
+    forms = {name: number_form(formula.__globals__.get(name)) for name in used}
+    if None in forms.values():
         return None
     return types.FunctionType(
-        code, {"torch": _number_torch}, formula.__name__, formula.__defaults__, formula.__closure__
+        code, forms, formula.__name__, formula.__defaults__, formula.__closure__
     )
