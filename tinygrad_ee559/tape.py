@@ -394,6 +394,8 @@ def _propagate(
             node.flow = g
         if kind is ForkNode:
             g = node.filled(g)
+        if kind is NumbersNode and not record:
+            g = lift(g, None)
         out, args = node.recall(lift, record)
         plan = node.plan
         for formula, edge in zip(plan.formulas, node):
