@@ -31,7 +31,9 @@ class NumberTorch:
 
 
 def number_form(value: Any) -> Any:
-    """What stands for a torch function, or a namespace of them, on numbers; None if nothing does."""
+    """What stands for a torch function or a namespace of them on numbers; None if nothing does."""
+    if isinstance(value, float):  # torch.pi
+        return value
     if value is torch or isinstance(value, (types.ModuleType, type(torch.ops.aten))):
         return NumberTorch(value)
     rule = RULES.get(value) if callable(value) else None
