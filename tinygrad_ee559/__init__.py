@@ -12,13 +12,12 @@ by PyTorch's own grad mode, so `tg.no_grad()` and `torch.no_grad()` mean the sam
 
 from torch import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 
-from tinygrad_ee559 import methods, rules
+from tinygrad_ee559 import methods, nn, optim
 from tinygrad_ee559.func import grad
 from tinygrad_ee559.gradcheck import gradcheck, gradgradcheck
 from tinygrad_ee559.record import rule
 from tinygrad_ee559.tensor import Tensor
 
-assert rules  # imported for what it registers
 methods.complete()
 
 __all__ = [
@@ -28,7 +27,9 @@ __all__ = [
     "gradcheck",
     "gradgradcheck",
     "is_grad_enabled",
+    "nn",
     "no_grad",
+    "optim",
     "rule",
     "set_grad_enabled",
 ]

@@ -175,8 +175,9 @@ def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     raws = [_raw(arg) for arg in args]
     if number is not None and not kwargs and all(raw.__class__ in _NUMBERS for raw in raws):
         return lift(number(*raws), None)
-    if not any(isinstance(raw, torch.Tensor) for raw in raws):
-        raws = [_as_tensor(raw) if isinstance(arg, Tensor) else raw for arg, raw in zip(args, raws)]
+    raws = [_as_tensor(raw) if isinstance(raw, np.ndarray) else raw for raw in raws]
+    if raws and raws[0].__class__ in _NUMBERS:  # torch takes a scalar only after a tensor
+        raws[0] = _as_tensor(raws[0])
     try:
         out = function(*raws, **_raw_options(kwargs))
     except Exception as error:
@@ -367,7 +368,7 @@ def _raw(value: Any) -> Any:
 
 
 def _as_tensor(value: Any) -> torch.Tensor:
-    return value if isinstance(value, torch.Tensor) else torch.tensor(value)
+    return torch.as_tensor(value)
 
 
 def _raw_options(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -360,7 +360,7 @@ def _propagate(
             x, y, z = node.x, node.y, node.z
             if x is None:
                 raise _freed(node)
-            direct = formulas and not record
+            direct = formulas and not record and z == z  # not for NaN: Python has other ideas
             if direct:
                 # What a number costs is less than a call, so its arithmetic is done right here.
                 try:
