@@ -74,12 +74,12 @@ def _gelu_backward(g: Any, x: Any, approximate: str = "none") -> Any:
 
 pointwise(F.elu, lambda g, _y, x, alpha=1.0:
           torch.ops.aten.elu_backward(g, alpha, 1, 1, False, x))
-pointwise(F.celu, lambda g, _y, x, alpha=1.0:
-          torch.ops.aten.elu_backward(g, alpha, 1, 1 / alpha, False, x))
-pointwise(F.selu, lambda g, _y, x:
-          torch.ops.aten.elu_backward(g, _ALPHA, _SCALE, 1, False, x))
-alias(F.celu, torch.celu)
-alias(F.selu, torch.selu)
+for _celu in (F.celu, torch.celu):
+    pointwise(_celu, lambda g, _y, x, alpha=1.0:
+              torch.ops.aten.elu_backward(g, alpha, 1, 1 / alpha, False, x))
+for _selu in (F.selu, torch.selu):
+    pointwise(_selu, lambda g, _y, x:
+              torch.ops.aten.elu_backward(g, _ALPHA, _SCALE, 1, False, x))
 
 
 @composed(torch.ops.aten.elu_backward)
@@ -93,10 +93,12 @@ def _elu_backward(
 
 # ---------------------------------------------------------------------------- straight lines
 
-pointwise(torch.relu, lambda g, y, _x: torch.ops.aten.threshold_backward(g, y, 0),
-          number=lambda x: 0.0 if x <= 0 else x)
-pointwise(torch.threshold, lambda g, _y, x, threshold, _value:
-          torch.ops.aten.threshold_backward(g, x, threshold))
+for _relu in (torch.relu, F.relu):
+    pointwise(_relu, lambda g, y, _x: torch.ops.aten.threshold_backward(g, y, 0),
+              number=lambda x: 0.0 if x <= 0 else x)
+for _threshold in (torch.threshold, F.threshold):
+    pointwise(_threshold, lambda g, _y, x, threshold, _value:
+              torch.ops.aten.threshold_backward(g, x, threshold))
 pointwise(F.leaky_relu, lambda g, _y, x, negative_slope=0.01:
           torch.ops.aten.leaky_relu_backward(g, x, negative_slope, False),
           number=lambda x, negative_slope=0.01: x if x > 0 else x * negative_slope)
@@ -109,8 +111,6 @@ pointwise(torch.hardshrink, lambda g, _y, x, lambd=0.5:
           torch.ops.aten.hardshrink_backward(g, x, lambd))
 pointwise(F.softshrink,     lambda g, _y, x, lambd=0.5:
           torch.ops.aten.softshrink_backward(g, x, lambd))
-alias(torch.relu, F.relu)
-alias(torch.threshold, F.threshold)
 
 pointwise(torch.ops.aten.threshold_backward,
           lambda g, _y, _d, x, threshold: torch.ops.aten.threshold_backward(g, x, threshold),
@@ -157,5 +157,5 @@ def _glu_backward(g: Any, x: Any, dim: int) -> Any:
 @composed(torch.prelu)
 def _prelu(x: Any, weight: Any) -> Any:
     """One slope for all, or one for each channel, which is dimension 1."""
-    slopes = weight.reshape([-1] + [1] * (x.ndim - 2)) if x.ndim > 1 else weight
+    slopes = weight.reshape([-1] * min(x.ndim, 1) + [1] * (x.ndim - 2))
     return torch.where(x > 0, x, slopes * x)

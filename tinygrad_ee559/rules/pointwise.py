@@ -189,12 +189,17 @@ def _mvlgamma(x: Any, p: int) -> Any:
     return sum((torch.lgamma(x - i / 2) for i in range(1, p)), torch.lgamma(x)) + constant
 
 
-# the modified Bessel functions; i1(x) / x is 1/2 at x = 0
+# the modified Bessel functions
 pointwise(torch.i0,    lambda g, _y, x: g * special.i1(x))
 pointwise(special.i0e, lambda g, y, x: g * (special.i1e(x) - torch.sgn(x) * y))
-pointwise(special.i1,  lambda g, y, x: g * (torch.i0(x) - torch.where(x == 0, 0.5, y / x)))
-pointwise(special.i1e, lambda g, y, x: g * (special.i0e(x) - torch.sgn(x) * y
-                                            - torch.where(x == 0, 0.5, y / x)))
+pointwise(special.i1,  lambda g, y, x: g * (torch.i0(x) - _slope(y, x)))
+pointwise(special.i1e, lambda g, y, x: g * (special.i0e(x) - torch.sgn(x) * y - _slope(y, x)))
+
+
+def _slope(y: Any, x: Any) -> Any:
+    """y / x, and at x = 0 its limit there, which for these functions is 1/2."""
+    return torch.where(x == 0, 0.5, y / torch.where(x == 0, 1, x))
+
 
 # ---------------------------------------------------------------------------- rounding, signs
 
