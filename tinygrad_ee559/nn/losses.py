@@ -1,0 +1,80 @@
+"""Losses: how far predictions are from what they should be."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+
+from tinygrad_ee559.nn.module import Module
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class MSELoss(Module):
+    """The squared differences of input and target: their mean, their sum, or all of them.
+
+    Args:
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: `reduction` is another word.
+
+    >>> import torch
+    >>> MSELoss()(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    Tensor(2.)
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        self.reduction = _checked(reduction)
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.mse_loss(input, target, reduction=self.reduction)
+
+
+class CrossEntropyLoss(Module):
+    """-log softmax(input)[target]: how unlikely the input, as logits, makes the right class.
+
+    Args:
+        weight: a weight per class, of shape (classes).
+        ignore_index: samples with this target count for nothing.
+        reduction: "mean" (weighted by `weight`), "sum" or "none".
+        label_smoothing: the part of every target, from 0 to 1, that is spread over all classes.
+
+    Called with an input of shape (classes), (batch, classes) or (batch, classes, ...), and a target
+    that has class indices in place of the dimension of classes, or class probabilities in it.
+
+    Raises:
+        ValueError: `reduction` is another word, or `label_smoothing` lies outside 0 to 1.
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        *,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"label_smoothing must be between 0 and 1, not {label_smoothing}")
+        self.weight = weight
+        self.ignore_index = ignore_index
+        self.reduction = _checked(reduction)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Any, target: Any) -> Any:
+        return F.cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def _checked(reduction: Reduction) -> Reduction:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    return reduction
