@@ -328,6 +328,20 @@ def test_gradients_do_not_share_memory():
     assert d.grad.tolist() == [1, 1]
 
 
+def test_a_gradient_that_nobody_else_holds_is_not_copied():
+    addresses = []
+
+    def formula(g, _y, _x):
+        made = g * 2
+        addresses.append(made.data_ptr())
+        return made
+
+    double = tg.rule(lambda x: x * 2, formula)
+    x = leaf(1.0, 2.0)
+    double(x).sum().backward()
+    assert x.grad.data.data_ptr() == addresses[0]
+
+
 def test_gradients_have_the_dtype_and_shape_of_their_leaf():
     x = tg.Tensor(torch.ones(3), requires_grad=True)
     w = leaf(1.0, 2.0, 3.0)

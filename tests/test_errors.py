@@ -25,10 +25,14 @@ def tensor(*shape, dtype=torch.float32):
             lambda: F.linear(tensor(4, 3), tensor(2, 5)),
             ["linear", "[4, 3]", "[2, 5]", "cannot be multiplied"],
         ),
+        (
+            lambda: tensor(2, 3) + tg.Tensor(torch.ones(2, 3, device="meta")),
+            ["torch.add", "float32[2, 3] on meta", "device"],
+        ),
         (lambda: tensor(2, 3).reshape(4, 2), ["reshape", "[2, 3]", "invalid for input of size 6"]),
         (lambda: torch.cat([tensor(2, 3), tensor(3, 2)]), ["torch.cat", "[2, 3]", "[3, 2]"]),
     ],
-    ids=["add", "matmul", "dtype", "linear", "reshape", "cat"],
+    ids=["add", "matmul", "dtype", "linear", "device", "reshape", "cat"],
 )
 def test_wrong_operands_are_named(call, parts):
     with pytest.raises(errors.OperandError) as caught:
