@@ -1,5 +1,23 @@
 """The rule table: how every torch function is differentiated, by family."""
 
-from tinygrad_ee559.rules import activations, constants, neural, pointwise, reductions
+from tinygrad_ee559.rules import (
+    activations,
+    constants,
+    einsum,
+    linalg,
+    losses,
+    neural,
+    pointwise,
+    reductions,
+)
 
-__all__ = ["activations", "constants", "neural", "pointwise", "reductions"]
+__all__ = [
+    "activations",
+    "constants",
+    "einsum",
+    "linalg",
+    "losses",
+    "neural",
+    "pointwise",
+    "reductions",
+]

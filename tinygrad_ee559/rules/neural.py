@@ -1,25 +1,123 @@
-"""Functions of neural networks: linear maps, softmax, losses."""
+"""Functions of neural networks: linear maps, softmax, dropout. The losses are in `losses.py`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from tinygrad_ee559.rules.registry import rule
+from tinygrad_ee559.errors import InPlaceError
+from tinygrad_ee559.rules.registry import alias, composed, rule
+
+aten = torch.ops.aten
+
+# -------------------------------------------------------------------- linear maps
+
+
+def _weight_gradient(g: Any, x: Any) -> Any:
+    """The sum over all samples, in the order of PyTorch's kernel, to have the same bits."""
+    if x.ndim == 1:
+        return torch.outer(g, x)
+    if x.ndim > 2:
+        g, x = g.flatten(0, -2), x.flatten(0, -2)
+    return g.t() @ x
+
 
 rule(
     F.linear,
     lambda g, _y, _x, weight, _bias=None: g @ weight,
-    lambda g, _y, x, _weight, _bias=None: g.t() @ x,
-    lambda g, _y, _x, _weight, _bias=None: g.sum(0),
+    lambda g, _y, x, _weight, _bias=None: _weight_gradient(g, x),
+    lambda g, _y, _x, _weight, _bias=None: g.sum(0) if g.ndim == 2 else g,
 )
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+@composed(F.bilinear)
+def _bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """y[k] = x1ᵀ weight[k] x2 + bias[k]."""
+    y = torch.einsum("...i,kij,...j->...k", input1, weight, input2)
+    return y if bias is None else y + bias
+
+
+# ------------------------------------------------------------------------ softmax
+#
+# The gradients of softmax and log_softmax are kernels of their own, which are linear in their
+# first argument and, as the Jacobian of softmax is symmetric, differentiated by themselves there.
+
 rule(
-    F.mse_loss,
-    lambda g, _y, x, target, _size_average=None, _reduce=None, reduction="mean": (
-        torch.ops.aten.mse_loss_backward(g, x, target, _REDUCTIONS[reduction])
+    torch.softmax,
+    lambda g, y, _x, dim, _dtype=None: aten._softmax_backward_data(g, y, dim, y.dtype),
+)
+rule(
+    torch.log_softmax,
+    lambda g, y, _x, dim, _dtype=None: aten._log_softmax_backward_data(g, y, dim, y.dtype),
+)
+# z = output (g - sum(g output))
+rule(
+    aten._softmax_backward_data,
+    lambda d, _z, _g, output, dim, input_dtype: (
+        aten._softmax_backward_data(d, output, dim, input_dtype)
     ),
-    lambda g, _y, x, target, _size_average=None, _reduce=None, reduction="mean": (
-        torch.ops.aten.mse_loss_backward(g, target, x, _REDUCTIONS[reduction])
+    lambda d, _z, g, output, dim, _input_dtype: (
+        d * (g - (g * output).sum(dim, keepdim=True)) - g * (d * output).sum(dim, keepdim=True)
     ),
 )
+# z = g - exp(output) sum(g)
+rule(
+    aten._log_softmax_backward_data,
+    lambda d, _z, _g, output, dim, _input_dtype: (
+        d - (d * torch.exp(output)).sum(dim, keepdim=True)
+    ),
+    lambda d, _z, g, output, dim, _input_dtype: (
+        -d * torch.exp(output) * g.sum(dim, keepdim=True)
+    ),
+)
+
+
+def _default_dim(input: Any, dim: int | None) -> int:
+    """PyTorch's choice where no dimension is given."""
+    if dim is not None:
+        return dim
+    return 0 if input.ndim in (0, 1, 3) else 1
+
+
+@composed(F.softmax)
+def _softmax(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    return torch.softmax(input, _default_dim(input, dim), dtype=dtype)
+
+
+@composed(F.log_softmax)
+def _log_softmax(
+    input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+) -> Any:
+    return torch.log_softmax(input, _default_dim(input, dim), dtype=dtype)
+
+
+@composed(F.softmin)
+def _softmin(input: Any, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
+    return torch.softmax(-input, _default_dim(input, dim), dtype=dtype)
+
+
+alias(torch.softmax, torch.special.softmax)
+alias(torch.log_softmax, torch.special.log_softmax)
+
+# ------------------------------------------------------------------------ dropout
+
+
+@composed(torch.dropout)
+def _dropout(input: Any, p: float, train: bool) -> Any:
+    """What torch makes of ones: 0 or 1 / (1 - p), drawn from the stream that it would draw from."""
+    if not train or p == 0:
+        return input
+    return input * torch.dropout_(torch.ones_like(input).data, p, True)
+
+
+@composed(F.dropout)
+def _functional_dropout(
+    input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Any:
+    if inplace:
+        raise InPlaceError("dropout(inplace=True) would change a tensor whose history is recorded")
+    if not 0 <= p <= 1:
+        raise ValueError(f"the probability of dropout must be between 0 and 1, not {p}")
+    return torch.dropout(input, p, training)
