@@ -34,6 +34,7 @@ Lift = Callable[[Any, Any], Any]
 #: Among a node's hooks, stands for keeping the gradient as the node's `grad`.
 RETAIN = "retain"
 SCALAR = torch.Size()
+_NUMBERS = frozenset({float, int, bool})
 
 next_order = count(0, -1).__next__
 _new = object.__new__
@@ -106,7 +107,8 @@ class NumberNode:
         """The result and the operands, as torch functions can be called on them."""
         a, b, result = (self.a, self.b, self) if record else (None, None, None)
         x = lift(self.x, a)
-        return lift(self.z, result), (x,) if self.y is None else (x, lift(self.y, b))
+        y = lift(self.y, b) if self.y.__class__ in _NUMBERS else self.y  # an option such as "tanh"
+        return lift(self.z, result), (x,) if self.y is None else (x, y)
 
 
 def number_node(rule: Rule, x: Any, y: Any, z: Any, a: Any, b: Any) -> NumberNode:
@@ -206,10 +208,14 @@ class NumbersNode(Node):
     __slots__ = ()
 
     def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
-        if record or self.args is None:
-            return super().recall(lift, record)
-        out = None if self.out is None else lift(self.out, None)
-        return out, _lifted_args(self, lift, dict.fromkeys(self.plan.positions))
+        if self.args is None:
+            raise _freed(self)
+        # All numbers: a condition too, as torch.where does not take Python's bool for a tensor.
+        edges = {i: None for i, arg in enumerate(self.args) if arg.__class__ in _NUMBERS}
+        if record:
+            edges.update(zip(self.plan.positions, self))
+        out = None if self.out is None else lift(self.out, self if record else None)
+        return out, _lifted_args(self, lift, edges)
 
 
 class ForkNode(Node):
