@@ -88,7 +88,7 @@ def _elu_backward(
 ) -> Any:
     # where it is not chosen, the exponential must not overflow: 0 * inf would be NaN
     left = alpha * scale * input_scale * torch.exp(torch.clamp_max(x * input_scale, 0))
-    return g * torch.where(x > 0, scale, left)
+    return g * torch.where(x <= 0, left, scale)
 
 
 # ---------------------------------------------------------------------------- straight lines

@@ -43,7 +43,7 @@ pointwise(torch.abs,        lambda g, _y, x: g * torch.sgn(x),        number=abs
 pointwise(torch.square,     lambda g, _y, x: g * (2 * x),             number=lambda x: x * x)
 pointwise(torch.reciprocal, lambda g, y, _x: -g * (y * y),            number=lambda x: 1 / x)
 pointwise(torch.sqrt,       lambda g, y, _x: g / (2 * y),             number=math.sqrt)
-pointwise(torch.rsqrt,      lambda g, y, _x: -0.5 * g * y**3,         number=lambda x: x**-0.5)
+pointwise(torch.rsqrt,      lambda g, y, _x: -0.5 * g * y**3,         number=lambda x: 1 / math.sqrt(x))
 
 # the remainder grows with a, and falls by b as often as b goes into a
 pointwise(torch.fmod,      lambda g, _y, _a, _b: g,
