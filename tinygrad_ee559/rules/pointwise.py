@@ -273,6 +273,7 @@ def _in_common_type(chosen: Any, a: Any, b: Any) -> Any:
 for _function, *_names in (
     (torch.sub, torch.subtract), (torch.mul, torch.multiply), (torch.neg, torch.negative),
     (torch.div, torch.divide, torch.true_divide), (torch.abs, torch.absolute),
+    (torch.pow, torch.Tensor.__pow__),
     (torch.clamp, torch.clip), (torch.trunc, torch.fix), (torch.atan2, torch.arctan2),
     (torch.asin, torch.arcsin), (torch.acos, torch.arccos), (torch.atan, torch.arctan),
     (torch.asinh, torch.arcsinh), (torch.acosh, torch.arccosh), (torch.atanh, torch.arctanh),

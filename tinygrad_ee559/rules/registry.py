@@ -175,8 +175,9 @@ def pointwise(
     """
     if number is None:
 
-        def number(*args: Any) -> Any:
-            return function(*map(_as_double, args)).item()
+        def number(x: Any, *options: Any) -> Any:
+            x = torch.tensor(x, dtype=torch.float64)
+            return function(x, *map(_as_double, options)).item()
 
     _enter(RULES, function, Rule(function, formulas, number, pointwise=True))
 
@@ -207,11 +208,19 @@ def alias(function: Any, *others: Any) -> None:
 
 
 def _enter(table: dict[Any, Any], function: Any, entry: Any) -> None:
-    """Put an entry under a function of torch's, and under the tensor method of the same name."""
-    table[function] = entry
+    """Put an entry under a function of torch's, and under the tensor method of the same name.
+
+    What was registered there before, in whichever table, no longer counts.
+    """
     name = getattr(function, "__name__", "")
+    keys = [function]
     if getattr(torch, name, None) is function and hasattr(torch.Tensor, name):
-        table[getattr(torch.Tensor, name)] = entry
+        keys.append(getattr(torch.Tensor, name))
+    tables: tuple[dict[Any, Any], ...] = (RULES, COMPOSED, CONSTANT)
+    for key in keys:
+        for other in tables:
+            other.pop(key, None)
+        table[key] = entry
 
 
 def function_name(function: Any) -> str:
