@@ -42,8 +42,7 @@ def _parse(equation: str, operands: Any) -> tuple[list[list[Label]], list[Label]
             f"and {len(operands)} were given"
         )
     labels = [_labels(text, x.ndim, equation) for text, x in zip(subscripts, operands)]
-    hidden = max((len(names) - len(text.replace("...", ""))
-                  for text, names in zip(subscripts, labels)), default=0)  # fmt: skip
+    hidden = max(sum(isinstance(label, int) for label in names) for names in labels)
     if arrow:
         ndim = len(output.replace("...", "")) + hidden * ("..." in output)
         result = _labels(output, ndim, equation)

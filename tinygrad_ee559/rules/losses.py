@@ -7,6 +7,7 @@ that they are given, so that by this one they are differentiated by themselves.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,10 @@ from tinygrad_ee559.errors import operand_error
 from tinygrad_ee559.rules.registry import composed, rule
 
 aten = torch.ops.aten
+#: The kernels behind torch.nn.functional.
+kernels: Any = torch._C._nn
 
-#: The numbers by which torch's kernels know the ways to reduce.
+#: The numbers by which the kernels know the ways to reduce.
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _MEAN = _REDUCTIONS["mean"]
 
@@ -27,16 +30,16 @@ Elementwise = Callable[..., Any]
 
 def _reduction(reduction: str, size_average: bool | None, reduce: bool | None) -> str:
     """How to reduce, which older programs say by `size_average` and `reduce`."""
-    if size_average is None and reduce is None:
-        return reduction
-    if reduce is False:
-        return "none"
-    return "sum" if size_average is False else "mean"
+    if size_average is not None or reduce is not None:
+        if reduce is False:
+            return "none"
+        return "sum" if size_average is False else "mean"
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"a loss is reduced by none, mean or sum, not by {reduction!r}")
+    return reduction
 
 
 def _reduced(loss: Any, reduction: str) -> Any:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"a loss is reduced by none, mean or sum, not by {reduction!r}")
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
 
 
@@ -68,73 +71,91 @@ def _loss(function: Any) -> Callable[[Elementwise], Elementwise]:
 # ----------------------------------------------------------- losses of a difference
 
 
-def _broadcast(x: Any, target: Any) -> Any:
-    """Both in the shape of their difference."""
-    if x.shape == target.shape:
-        return x, target
-    return torch.broadcast_tensors(x, target)  # type: ignore[no-untyped-call]
+def _broadcast(input: Any, target: Any) -> Any:
+    """Both in the same shape, in which they should have been given."""
+    if input.shape == target.shape:
+        return input, target
+    warnings.warn(
+        f"a target of shape {list(target.shape)} is broadcast against an input of shape "
+        f"{list(input.shape)}; it is likely that the same shape was meant",
+        stacklevel=7,  # above the loss, its dispatch and torch's own function
+    )
+    return torch.broadcast_tensors(input, target)  # type: ignore[no-untyped-call]
 
 
-def _mse_gradient(g: Any, x: Any, target: Any, weight: Any, reduction: str) -> Any:
-    x, target = _broadcast(x, target)
-    if weight is not None:
-        g = g * (weight / weight.sum() if reduction == "mean" else weight)
-        reduction = "none"
-    return aten.mse_loss_backward(g, x, target, _REDUCTIONS[reduction])
+@composed(F.mse_loss)
+def _mse_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    """With `weight`, the mean is the weighted one."""
+    input, target = _broadcast(input, target)
+    reduction = _reduction(reduction, size_average, reduce)
+    if weight is None:
+        return kernels.mse_loss(input, target, _REDUCTIONS[reduction])
+    loss = kernels.mse_loss(input, target, _REDUCTIONS["none"]) * weight
+    return loss.sum() / weight.sum() if reduction == "mean" else _reduced(loss, reduction)
 
 
-def _l1_gradient(g: Any, x: Any, target: Any, reduction: str) -> Any:
-    sign = torch.sign(x - target)
-    return _before_mean(g, sign.shape, _REDUCTIONS[reduction]) * sign
+@composed(F.huber_loss)
+def _huber_loss(
+    input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None
+) -> Any:
+    input, target = _broadcast(input, target)
+    reduction = _reduction(reduction, None, None)
+    if weight is None:
+        return kernels.huber_loss(input, target, _REDUCTIONS[reduction], delta)
+    loss = kernels.huber_loss(input, target, _REDUCTIONS["none"], delta)
+    return _reduced(loss * weight, reduction)
 
 
-def _smooth_l1_gradient(g: Any, x: Any, target: Any, beta: float, reduction: str) -> Any:
+@composed(F.smooth_l1_loss)
+def _smooth_l1_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Any:
+    input, target = _broadcast(input, target)
+    reduction = _reduction(reduction, size_average, reduce)
     if beta == 0:
-        return _l1_gradient(g, x, target, reduction)
-    x, target = _broadcast(x, target)
-    return aten.smooth_l1_loss_backward(g, x, target, _REDUCTIONS[reduction], beta)
+        return _reduced(torch.abs(input - target), reduction)
+    return kernels.smooth_l1_loss(input, target, _REDUCTIONS[reduction], beta)
 
 
-def _huber_gradient(g: Any, x: Any, target: Any, weight: Any, delta: float, reduction: str) -> Any:
-    x, target = _broadcast(x, target)
-    g = g if weight is None else g * weight
-    return aten.huber_loss_backward(g, x, target, _REDUCTIONS[reduction], delta)
+@_loss(F.l1_loss)
+def _l1_loss(input: Any, target: Any) -> Any:
+    input, target = _broadcast(input, target)
+    return torch.abs(input - target)
 
 
 rule(
-    F.mse_loss,
-    lambda g, _y, x, target, size_average=None, reduce=None, reduction="mean", weight=None: (
-        _mse_gradient(g, x, target, weight, _reduction(reduction, size_average, reduce))
+    kernels.mse_loss,
+    lambda g, _y, x, target, reduction=_MEAN: aten.mse_loss_backward(g, x, target, reduction),
+    lambda g, _y, x, target, reduction=_MEAN: aten.mse_loss_backward(g, target, x, reduction),
+)
+rule(
+    kernels.smooth_l1_loss,
+    lambda g, _y, x, target, reduction=_MEAN, beta=1.0: (
+        aten.smooth_l1_loss_backward(g, x, target, reduction, beta)
     ),
-    lambda g, _y, x, target, size_average=None, reduce=None, reduction="mean", weight=None: (
-        _mse_gradient(g, target, x, weight, _reduction(reduction, size_average, reduce))
+    lambda g, _y, x, target, reduction=_MEAN, beta=1.0: (
+        aten.smooth_l1_loss_backward(g, target, x, reduction, beta)
     ),
 )
 rule(
-    F.l1_loss,
-    lambda g, _y, x, target, size_average=None, reduce=None, reduction="mean": (
-        _l1_gradient(g, x, target, _reduction(reduction, size_average, reduce))
+    kernels.huber_loss,
+    lambda g, _y, x, target, reduction=_MEAN, delta=1.0: (
+        aten.huber_loss_backward(g, x, target, reduction, delta)
     ),
-    lambda g, _y, x, target, size_average=None, reduce=None, reduction="mean": (
-        _l1_gradient(g, target, x, _reduction(reduction, size_average, reduce))
-    ),
-)
-rule(
-    F.smooth_l1_loss,
-    lambda g, _y, x, target, size_average=None, reduce=None, reduction="mean", beta=1.0: (
-        _smooth_l1_gradient(g, x, target, beta, _reduction(reduction, size_average, reduce))
-    ),
-    lambda g, _y, x, target, size_average=None, reduce=None, reduction="mean", beta=1.0: (
-        _smooth_l1_gradient(g, target, x, beta, _reduction(reduction, size_average, reduce))
-    ),
-)
-rule(
-    F.huber_loss,
-    lambda g, _y, x, target, reduction="mean", delta=1.0, weight=None: (
-        _huber_gradient(g, x, target, weight, delta, reduction)
-    ),
-    lambda g, _y, x, target, reduction="mean", delta=1.0, weight=None: (
-        _huber_gradient(g, target, x, weight, delta, reduction)
+    lambda g, _y, x, target, reduction=_MEAN, delta=1.0: (
+        aten.huber_loss_backward(g, target, x, reduction, delta)
     ),
 )
 
@@ -172,50 +193,53 @@ rule(
 
 
 def _nll_gradient(
-    g: Any, x: Any, target: Any, weight: Any, ignore_index: int, reduction: str
+    g: Any, x: Any, target: Any, weight: Any, reduction: int, ignore_index: int
 ) -> Any:
     """-g times the target's weight, at the target.
 
-    The mean is over the sum of the weights, which the forward kernel adds up once more, to have
-    the same bits.
+    A mean is over the sum of the weights, which the forward kernel adds up once more: so it is
+    the same to the bit, and is not kept.
     """
-    scores, shape = x.data, x.shape
-    forward, backward = aten.nll_loss_forward, aten.nll_loss_backward
+    shape = x.shape
     if len(shape) > 2:  # the kernels know images, and any other shape is brought into theirs
+        x, target = x.flatten(2).unsqueeze(2), target.flatten(1).unsqueeze(1)
+        g = g.flatten(1).unsqueeze(1) if g.ndim else g
         forward, backward = aten.nll_loss2d_forward, aten.nll_loss2d_backward
-        scores, target = scores.flatten(2).unsqueeze(2), target.flatten(1).unsqueeze(1)
-        g = g.flatten(1).unsqueeze(1) if reduction == "none" else g
-    how = _REDUCTIONS[reduction]
-    total = scores.new_zeros(())
-    if how == _MEAN:
-        raw_weight = None if weight is None else weight.data
-        total = forward(scores, target.data, raw_weight, how, ignore_index)[1]
-    return backward(g, scores, target, weight, how, ignore_index, total).reshape(shape)
+    else:
+        forward, backward = aten.nll_loss_forward, aten.nll_loss_backward
+    raw = [None if t is None else t.data for t in (x, target, weight)]
+    total = forward(*raw, reduction, ignore_index)[1]
+    d = backward(g, raw[0], target, weight, reduction, ignore_index, total)
+    return d.reshape(shape) if len(shape) > 2 else d
 
 
 rule(
-    F.nll_loss,
-    lambda g, _y, x, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
-    reduction="mean": (
-        _nll_gradient(
-            g, x, target, weight, ignore_index, _reduction(reduction, size_average, reduce)
-        )
+    kernels.nll_loss_nd,
+    lambda g, _y, x, target, weight=None, reduction=_MEAN, ignore_index=-100: (
+        _nll_gradient(g, x, target, weight, reduction, ignore_index)
     ),
-)  # fmt: skip
-
-
-def _nll(d: Any, target: Any, weight: Any, reduction: int, ignore_index: int) -> Any:
-    names = {number: name for name, number in _REDUCTIONS.items()}
-    return F.nll_loss(d, target, weight, ignore_index=ignore_index, reduction=names[reduction])
-
-
+)
 for _function in (aten.nll_loss_backward, aten.nll_loss2d_backward):
     rule(
         _function,
         lambda d, _z, _g, _x, target, weight, reduction, ignore_index, _total_weight: (
-            _nll(d, target, weight, reduction, ignore_index)
+            kernels.nll_loss_nd(d, target, weight, reduction, ignore_index)
         ),
     )
+
+
+@composed(F.nll_loss)
+def _nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    how = _REDUCTIONS[_reduction(reduction, size_average, reduce)]
+    return kernels.nll_loss_nd(input, target, weight, how, ignore_index)
 
 
 @composed(F.cross_entropy)
@@ -235,14 +259,14 @@ def _cross_entropy(
     scores = torch.log_softmax(input, class_dim)
     if target.shape == input.shape and target.is_floating_point():
         return _soft_cross_entropy(scores, target, weight, reduction, label_smoothing, class_dim)
-    loss = F.nll_loss(scores, target, weight, ignore_index=ignore_index, reduction=reduction)
+    loss = kernels.nll_loss_nd(scores, target, weight, _REDUCTIONS[reduction], ignore_index)
     if not label_smoothing:
         return loss
     even = -_weighted(scores, weight, class_dim).sum(class_dim)
     kept = target != ignore_index
     even = torch.where(kept, even, 0)
     if reduction == "mean":
-        weights = kept if weight is None else kept * weight[torch.where(kept, target, 0)]
+        weights = kept if weight is None else weight[target[kept]]
         even = even.sum() / weights.sum()
     elif reduction == "sum":
         even = even.sum()
@@ -259,7 +283,7 @@ def _soft_cross_entropy(
     loss = -_weighted(scores * target, weight, class_dim)
     if reduction == "mean":
         return loss.sum() / (scores.numel() / classes)
-    return _reduced(loss.sum(class_dim), reduction)
+    return loss.sum() if reduction == "sum" else loss.sum(class_dim)
 
 
 def _weighted(scores: Any, weight: Any, class_dim: int) -> Any:
@@ -268,22 +292,18 @@ def _weighted(scores: Any, weight: Any, class_dim: int) -> Any:
     return scores * weight.reshape([-1] + [1] * (scores.ndim - 1 - class_dim))
 
 
-def _bce_gradient(g: Any, x: Any, target: Any, weight: Any, reduction: str) -> Any:
-    return aten.binary_cross_entropy_backward(g, x, target, weight, _REDUCTIONS[reduction])
-
-
-def _bce_target_gradient(g: Any, x: Any, weight: Any, reduction: str) -> Any:
+def _bce_target_gradient(g: Any, x: Any, weight: Any, reduction: int) -> Any:
     g = g if weight is None else g * weight
-    return _before_mean(g, x.shape, _REDUCTIONS[reduction]) * (torch.log1p(-x) - torch.log(x))
+    return _before_mean(g, x.shape, reduction) * (torch.log1p(-x) - torch.log(x))
 
 
 rule(
-    F.binary_cross_entropy,
-    lambda g, _y, x, target, weight=None, size_average=None, reduce=None, reduction="mean": (
-        _bce_gradient(g, x, target, weight, _reduction(reduction, size_average, reduce))
+    kernels.binary_cross_entropy,
+    lambda g, _y, x, target, weight=None, reduction=_MEAN: (
+        aten.binary_cross_entropy_backward(g, x, target, weight, reduction)
     ),
-    lambda g, _y, x, _target, weight=None, size_average=None, reduce=None, reduction="mean": (
-        _bce_target_gradient(g, x, weight, _reduction(reduction, size_average, reduce))
+    lambda g, _y, x, _target, weight=None, reduction=_MEAN: (
+        _bce_target_gradient(g, x, weight, reduction)
     ),
 )
 
@@ -311,19 +331,73 @@ rule(
 )
 
 
-@_loss(F.binary_cross_entropy_with_logits)
-def _bce_with_logits(input: Any, target: Any, weight: Any = None, pos_weight: Any = None) -> Any:
+def _logits_gradient(
+    g: Any, x: Any, target: Any, weight: Any, pos_weight: Any, reduction: int
+) -> Any:
+    if pos_weight is None:
+        d = torch.sigmoid(x) - target
+    else:
+        positive = pos_weight * target
+        d = (positive + 1 - target) * torch.sigmoid(x) - positive
+    d = d * g if weight is None else d * g * weight
+    return _before_mean(d, x.shape, reduction)
+
+
+def _logits_target_gradient(g: Any, x: Any, weight: Any, pos_weight: Any, reduction: int) -> Any:
+    d = -x if pos_weight is None else F.logsigmoid(-x) - pos_weight * F.logsigmoid(x)
+    d = d * g if weight is None else d * g * weight
+    return _before_mean(d, x.shape, reduction)
+
+
+rule(
+    torch.binary_cross_entropy_with_logits,
+    lambda g, _y, x, target, weight=None, pos_weight=None, reduction=_MEAN: (
+        _logits_gradient(g, x, target, weight, pos_weight, reduction)
+    ),
+    lambda g, _y, x, _target, weight=None, pos_weight=None, reduction=_MEAN: (
+        _logits_target_gradient(g, x, weight, pos_weight, reduction)
+    ),
+)
+
+
+@composed(F.binary_cross_entropy)
+def _binary_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    _check_same_shape("binary_cross_entropy", input, target)
+    if weight is not None:
+        weight = weight.expand(target.shape)
+    how = _REDUCTIONS[_reduction(reduction, size_average, reduce)]
+    return kernels.binary_cross_entropy(input, target, weight, how)
+
+
+@composed(F.binary_cross_entropy_with_logits)
+def _binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    _check_same_shape("binary_cross_entropy_with_logits", input, target)
+    how = _REDUCTIONS[_reduction(reduction, size_average, reduce)]
+    return torch.binary_cross_entropy_with_logits(input, target, weight, pos_weight, how)
+
+
+def _check_same_shape(name: str, input: Any, target: Any) -> None:
     if input.shape != target.shape:
         raise operand_error(
             ValueError(),
-            "functional.binary_cross_entropy_with_logits: the target has shape "
-            f"{list(target.shape)}, and the input {list(input.shape)}; they must be the same",
+            f"functional.{name}: the target has shape {list(target.shape)}, and the input "
+            f"{list(input.shape)}; they must be the same",
         )
-    log_sigmoid = F.logsigmoid(input)
-    if pos_weight is not None:
-        log_sigmoid = ((pos_weight - 1) * target + 1) * log_sigmoid
-    loss = (1 - target) * input - log_sigmoid
-    return loss if weight is None else loss * weight
 
 
 @composed(F.kl_div)
