@@ -141,12 +141,12 @@ class Plan:
         self.exact = exact
         #: Whether a second backward pass would miss something; options are always kept.
         self.keeps = self.output or any(i < len(rule.formulas) for i in self.values)
-        #: Differentiable arguments that must be tensors, as some formula calls a function on them.
-        self.operands = tuple(
-            i
-            for i, formula in enumerate(rule.formulas)
-            if formula is not None and i in self.values and not all(map(_is_arithmetic, formulas))
-        )
+        #: Operands that may be Python scalars, and must not be as a formula calls torch on them.
+        self.operands: tuple[int, ...] = ()
+        if rule.pointwise and not all(map(_is_arithmetic, formulas)):
+            self.operands = tuple(
+                i for i, formula in enumerate(rule.formulas) if formula and i in self.values
+            )
 
 
 def rule(
