@@ -7,8 +7,12 @@ from typing import Any, Literal
 import torch.nn.functional as F
 
 from tinygrad_ee559.nn.module import Module
+from tinygrad_ee559.record import recorded
 
 Reduction = Literal["mean", "sum", "none"]
+
+_mse_loss = recorded(F.mse_loss)
+_cross_entropy = recorded(F.cross_entropy)
 
 
 class MSELoss(Module):
@@ -29,7 +33,7 @@ class MSELoss(Module):
         self.reduction = _checked(reduction)
 
     def forward(self, input: Any, target: Any) -> Any:
-        return F.mse_loss(input, target, reduction=self.reduction)
+        return _mse_loss(input, target, reduction=self.reduction)
 
 
 class CrossEntropyLoss(Module):
@@ -64,7 +68,7 @@ class CrossEntropyLoss(Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, input: Any, target: Any) -> Any:
-        return F.cross_entropy(
+        return _cross_entropy(
             input,
             target,
             weight=self.weight,

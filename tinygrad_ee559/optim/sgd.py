@@ -64,7 +64,7 @@ class SGD:
         self.param_groups: list[dict[str, Any]] = []
         self.momentum_buffers: dict[Tensor, torch.Tensor] = {}
         if isinstance(params, (Tensor, torch.Tensor)):
-            raise TypeError("params must be a list of tensors or of dicts; put this tensor in a list")
+            raise TypeError("params must be a list of tensors or dicts; put this tensor in a list")
         given: list[Any] = list(params)
         if not given:
             raise ValueError("SGD was given no parameters")
@@ -137,7 +137,8 @@ class SGD:
         old = [i for i, p in enumerate(params) if p in known]
         if old:
             buffers = [known[params[i]] for i in old]
-            torch._foreach_mul_(buffers, momentum)
+            for buffer in buffers:  # torch._foreach_mul_ rounds otherwise in 16-bit dtypes
+                buffer.mul_(momentum)
             torch._foreach_add_(buffers, [grads[i] for i in old], alpha=1 - dampening)
         for p, g in zip(params, grads):
             if p not in known:
