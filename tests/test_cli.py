@@ -52,7 +52,9 @@ def test_demo_learns_the_disk(demo):
     assert "1500/1500" in process.stdout  # the progress bar, in its last state
     (accuracy,) = re.findall(r"([\d.]+)% of 1,000 test points are right", process.stdout)
     assert float(accuracy) > 96
-    assert process.stderr == "" and "\x1b" not in process.stdout
+    # The bundled fontconfig may not know all that a newer system's configuration says.
+    assert [x for x in process.stderr.splitlines() if "Fontconfig warning" not in x] == []
+    assert "\x1b" not in process.stdout
 
 
 def test_demo_says_where_the_pictures_are(demo):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from tinygrad_ee559.training import Epoch, fit, linear_decay, seeded
 
 POINT = -0.4, [[1.0, 2.0], [3.0, 4.0]]  # where the expression is evaluated: a and b
 
-# With these and 150 epochs, 16 seeds ended between 98.2 % and 99.4 %
+# With these, 20 seeds ended between 98.4 % and 99.4 % after 150 epochs.
 BATCH_SIZE = 100
 LR = 0.2
 MOMENTUM = 0.9
@@ -103,6 +104,18 @@ class DiskRun(NamedTuple):
     labels: Tensor
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from a second thread, and on a busy machine each waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def train_disk(epochs: int, seed: int, console: Console | None = None) -> DiskRun:
     """Train the disk classifier on 1,000 points and test it on 1,000 others."""
     generator = torch.Generator().manual_seed(seed)
