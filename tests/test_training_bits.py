@@ -16,6 +16,15 @@ VARIANTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads that wait for each other make small layers slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def disk(library, activation):
     """2-25-25-25-2 with the squared error."""
     model = library.Sequential(
