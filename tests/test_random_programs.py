@@ -19,7 +19,7 @@ UNARY = {
     "row softmax": lambda x: torch.softmax(x, dim=-1),
     "logsumexp": lambda x: torch.logsumexp(x, dim=0, keepdim=True) + x,
     "mean": lambda x: x - x.mean(dim=1, keepdim=True),
-    "std": lambda x: x / (1 + x.std()),
+    "var": lambda x: x / (1 + x.var()),
     "cumsum": lambda x: torch.cumsum(x, dim=1),
     "first row": lambda x: x[0] + x,
     "cat": lambda x: torch.cat([x[:1], x * 2], dim=0)[: x.shape[0]],
