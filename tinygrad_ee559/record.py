@@ -298,7 +298,9 @@ def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) 
     """The results of a function that has several."""
     if not (wanted and _grad_enabled()):
         return _lifted(out)
-    plan = Plan(rule, wanted)
+    plan = rule.plans.get(wanted)
+    if plan is None:
+        plan = rule.plans[wanted] = Plan(rule, wanted)
     fork = ForkNode(plan, edges, raws, tuple(out))
     return type(out)(
         [lift(o, Part(fork, i) if o.is_floating_point() else None) for i, o in enumerate(out)]

@@ -165,6 +165,8 @@ class Node(_Edges):
                         guards.extend((item, item._version) for item in arg)
                     else:
                         args[i] = [_stand_in(plan, i, item) for item in arg]
+                elif arg.__class__ in (list, tuple) and i in plan.kept:  # an index, say
+                    guards.extend((t, t._version) for t in arg if isinstance(t, torch.Tensor))
             self.args = tuple(args)
         if plan.output:
             self.out = out

@@ -4,20 +4,24 @@ from tinygrad_ee559.rules import (
     activations,
     constants,
     einsum,
+    indexing,
     linalg,
     losses,
     neural,
     pointwise,
     reductions,
+    shapes,
 )
 
 __all__ = [
     "activations",
     "constants",
     "einsum",
+    "indexing",
     "linalg",
     "losses",
     "neural",
     "pointwise",
     "reductions",
+    "shapes",
 ]
