@@ -140,9 +140,11 @@ def test_zero_grad():
     number = Tensor(2.0, requires_grad=True)
     frozen = Tensor([1.0])
     optimizer = optim.SGD([x, number, frozen], lr=0.1)
-    (x * number).sum().backward()
+    (x * number * float("nan")).sum().backward()
     optimizer.zero_grad(set_to_none=False)
     assert x.grad.tolist() == [0.0] and number.grad.item() == 0.0
+    (x * number).sum().backward()
+    assert x.grad.tolist() == [2.0] and number.grad.item() == 1.0
     optimizer.zero_grad()
     assert x.grad is None and number.grad is None
 

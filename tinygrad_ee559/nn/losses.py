@@ -24,8 +24,8 @@ class MSELoss(Module):
     Raises:
         ValueError: `reduction` is another word.
 
-    >>> import torch
-    >>> MSELoss()(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    >>> from tinygrad_ee559 import Tensor
+    >>> MSELoss()(Tensor([1.0, 2.0]), Tensor([1.0, 4.0]))
     Tensor(2.)
     """
 

@@ -37,7 +37,7 @@ class SGD:
     Raises:
         ValueError: a hyper-parameter is out of range, there are no parameters, one is given twice,
             or one is not a leaf.
-        TypeError: something else than `Tensor`s was given.
+        TypeError: one of the parameters is no `Tensor`.
 
     >>> x = Tensor(3.0, requires_grad=True)
     >>> optimizer = SGD([x], lr=0.25)
@@ -101,7 +101,7 @@ class SGD:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.node is not None and p.node.grad is not None:
-                    p.node.grad = None if set_to_none else p.node.grad.detach() * 0
+                    p.node.grad = None if set_to_none else Tensor(torch.zeros_like(p.as_torch()))
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place."""
