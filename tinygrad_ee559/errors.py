@@ -59,6 +59,10 @@ class GradcheckError(RuntimeError):
     """Analytical and numerical gradients differ."""
 
 
+class DrawingError(ValueError):
+    """A diagram cannot be drawn, or not in the way that was asked for."""
+
+
 class ModuleCycleError(ValueError):
     """A module contains itself."""
 
