@@ -129,10 +129,16 @@ def _smooth_l1_loss(
     return kernels.smooth_l1_loss(input, target, _REDUCTIONS[reduction], beta)
 
 
-@_loss(F.l1_loss)
-def _l1_loss(input: Any, target: Any) -> Any:
+@composed(F.l1_loss)
+def _l1_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
     input, target = _broadcast(input, target)
-    return torch.abs(input - target)
+    return _reduced(torch.abs(input - target), _reduction(reduction, size_average, reduce))
 
 
 rule(
@@ -442,7 +448,8 @@ def _gaussian_nll(input: Any, target: Any, var: Any, full: bool = False, eps: fl
         raise operand_error(ValueError(), "functional.gaussian_nll_loss: a variance is negative")
     if input.shape[:-1] == var.shape:
         var = var.unsqueeze(-1)
-    if input.ndim != var.ndim or sum(n != m for n, m in zip(input.shape, var.shape)) > 1:
+    others = [m for n, m in zip(input.shape, var.shape) if n != m]
+    if input.ndim != var.ndim or others not in ([], [1]):
         raise operand_error(
             ValueError(),
             f"functional.gaussian_nll_loss: a variance of shape {list(var.shape)} does not fit an "

@@ -1,0 +1,338 @@
+"""Linear maps, softmax, dropout and losses, against torch.autograd."""
+
+import math
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compare import assert_same_gradients, op_samples
+
+import tinygrad_ee559 as tg
+from tinygrad_ee559.errors import InPlaceError, RuleError
+
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")  # of kl_div
+
+OPERATORS = [
+    "softmax", "softmax:with_dtype", "log_softmax", "log_softmax:with_dtype",
+    "nn.functional.softmin", "nn.functional.softmin:with_dtype", "nn.functional.linear",
+    "nn.functional.bilinear", "nn.functional.dropout", "nn.functional.mse_loss",
+    "nn.functional.l1_loss", "nn.functional.smooth_l1_loss", "nn.functional.huber_loss",
+    "nn.functional.nll_loss", "nn.functional.cross_entropy",
+    "nn.functional.binary_cross_entropy", "nn.functional.binary_cross_entropy_with_logits",
+    "nn.functional.kl_div", "nn.functional.poisson_nll_loss",
+    "nn.functional.hinge_embedding_loss", "nn.functional.margin_ranking_loss",
+    "nn.functional.soft_margin_loss", "nn.functional.multilabel_soft_margin_loss",
+    "nn.functional.cosine_embedding_loss", "nn.functional.triplet_margin_loss",
+]  # fmt: skip
+
+
+def random(*shapes, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes
+    ]
+
+
+def classes(*shape, count, seed=0):
+    return torch.randint(count, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.filterwarnings("ignore:.*target.*size", "ignore:a target of shape")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_derivatives_on_samples_of_pytorch(operator):
+    function, samples = op_samples(*operator.split(":"))
+    assert samples
+    differentiable = 0
+    for args, kwargs in samples:
+        if any(x.requires_grad for x in args if isinstance(x, torch.Tensor)):
+            assert_same_gradients(function, args, kwargs)
+            differentiable += 1
+    assert differentiable
+
+
+def test_gaussian_nll_on_samples_of_pytorch():
+    """There are hundreds, mostly of the same formula in other shapes."""
+    function, samples = op_samples("nn.functional.gaussian_nll_loss")
+    for args, kwargs in samples[::7]:
+        assert_same_gradients(function, args, kwargs)
+
+
+# --------------------------------------------------------------------- linear maps
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3), (2, 1, 5, 3), (0, 3)], ids=str)
+def test_linear(shape, bias):
+    assert_same_gradients(F.linear, random(shape, (4, 3), (4,))[: 2 + bias])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "n", "m"),
+    [
+        ((100,), 2, 25), ((100,), 25, 25), ((100,), 25, 2), ((100,), 784, 512), ((100,), 512, 10),
+        ((1,), 5, 3), ((33,), 17, 1), ((33,), 1, 17), ((8, 7), 20, 30), ((3, 4, 7), 20, 30),
+    ],
+)  # fmt: skip
+def test_linear_has_the_bits_of_pytorch(batch, n, m, dtype):
+    theirs = random((*batch, n), (m, n), (m,), dtype=dtype)
+    ours = [tg.Tensor(x.detach(), requires_grad=True) for x in theirs]
+    (cotangent,) = random((*batch, m), seed=1, dtype=dtype)
+    expected = torch.autograd.grad(F.linear(*theirs), theirs, cotangent)
+    found = tg.grad(F.linear(*ours), ours, tg.Tensor(cotangent.detach()))
+    for g, true in zip(found, expected):
+        assert torch.equal(g.data, true)
+        assert g.data.stride() == true.stride()
+
+
+def network(sizes, dtype, seed=0):
+    """Weights and biases, scaled like PyTorch's own."""
+    shapes = [s for n, m in zip(sizes, sizes[1:]) for s in ((m, n), (m,))]
+    parameters = random(*shapes, seed=seed, dtype=dtype)
+    widths = [n for n in sizes[:-1] for _ in range(2)]
+    return [p.detach() / math.sqrt(n) for p, n in zip(parameters, widths)]
+
+
+def forward(x, parameters, activation):
+    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2]):
+        x = activation(F.linear(x, weight, bias))
+    return F.linear(x, *parameters[-2:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("activation", [torch.relu, torch.tanh])
+@pytest.mark.parametrize("task", ["mse", "cross_entropy"])
+def test_training_has_the_bits_of_pytorch(task, activation, dtype):
+    """Ten steps of SGD by hand: every gradient and every parameter, to the last bit."""
+    if task == "mse":
+        sizes, loss = (2, 25, 25, 25, 2), F.mse_loss
+        (targets,) = random((10, 100, 2), seed=2, dtype=dtype)
+        targets = targets.detach()
+    else:
+        sizes, loss = (20, 32, 32, 10), F.cross_entropy
+        targets = classes(10, 100, count=10, seed=2)
+    (inputs,) = random((10, 100, sizes[0]), seed=1, dtype=dtype)
+    theirs = [p.clone().requires_grad_() for p in network(sizes, dtype)]
+    ours = [tg.Tensor(p.clone(), requires_grad=True) for p in network(sizes, dtype)]
+    for x, target in zip(inputs.detach(), targets):
+        their_loss = loss(forward(x, theirs, activation), target)
+        our_loss = loss(forward(tg.Tensor(x), ours, activation), tg.Tensor(target))
+        assert torch.equal(our_loss.data, their_loss)
+        their_loss.backward()
+        our_loss.backward()
+        with torch.no_grad():
+            for our, their in zip(ours, theirs):
+                assert torch.equal(our.grad.data, their.grad)
+                their -= 0.1 * their.grad
+                our -= 0.1 * our.grad
+                assert torch.equal(our.data, their)
+                our.grad = their.grad = None
+
+
+# --------------------------------------------------------------- softmax and dropout
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize("function", [F.softmax, F.log_softmax, F.softmin])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)], ids=str)
+def test_softmax_chooses_the_dimension_that_torch_chooses(function, shape):
+    assert_same_gradients(function, random(shape))
+
+
+@pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax])
+def test_softmax_to_the_third_order(function):
+    assert_same_gradients(function, random((2, 3)), {"dim": 1}, order=3)
+    assert_same_gradients(getattr(torch.special, function.__name__), random((2, 3)), {"dim": 0})
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_dropout_draws_what_torch_draws(p, seed):
+    (x,) = random((50, 40))
+    for change in (lambda x: x, torch.t, lambda x: x[:, ::2]):  # memory is drawn in its own order
+        torch.manual_seed(seed)
+        expected = F.dropout(change(x), p)
+        after = torch.rand(1)
+        torch.manual_seed(seed)
+        found = F.dropout(change(tg.Tensor(x.detach(), requires_grad=True)), p)
+        assert torch.equal(found.data, expected)
+        assert torch.rand(1) == after
+
+
+def test_dropout_outside_training_and_its_errors():
+    x = tg.Tensor([1.0, 2.0], requires_grad=True)
+    assert F.dropout(x, 0.5, training=False) is x
+    with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
+        F.dropout(x, 1.5)
+    with pytest.raises(InPlaceError, match="inplace"):
+        F.dropout(x, 0.5, inplace=True)
+
+
+# --------------------------------------------------------------------------- losses
+
+REDUCTIONS = ["none", "mean", "sum"]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("function", "kwargs"),
+    [
+        (F.mse_loss, {}), (F.l1_loss, {}), (F.huber_loss, {"delta": 0.5}),
+        (F.smooth_l1_loss, {"beta": 0.5}), (F.smooth_l1_loss, {"beta": 0.0}),
+        (F.kl_div, {"log_target": True}),
+    ],
+)  # fmt: skip
+def test_losses_of_two_tensors(function, kwargs, reduction):
+    """The target may want gradients too."""
+    assert_same_gradients(function, random((4, 3), (4, 3)), {**kwargs, "reduction": reduction})
+
+
+def test_mse_to_the_third_order():
+    assert_same_gradients(F.mse_loss, random((4, 3), (4, 3)), order=3)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("function", [F.mse_loss, F.huber_loss])
+def test_weighted_losses(function, reduction):
+    x, target, weight = random((4, 3), (4, 3), (4, 3))
+    kwargs = {"weight": weight.detach().abs(), "reduction": reduction}
+    assert_same_gradients(function, (x, target), kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    "function", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss], ids=lambda f: f.__name__
+)
+def test_a_target_of_another_shape_is_broadcast_with_a_warning(function):
+    with pytest.warns(UserWarning, match=r"shape \[4\] .* \[4, 1\]") as warned:
+        assert_same_gradients(function, random((4, 1), (4,)))
+    ours = [w for w in warned if "is broadcast" in str(w.message)]
+    assert len(ours) == 1
+    assert ours[0].filename.endswith("compare.py")  # where the loss was called
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args")
+@pytest.mark.parametrize("size_average", [None, True, False])
+@pytest.mark.parametrize("reduce", [None, True, False])
+@pytest.mark.parametrize("function", [F.mse_loss, F.soft_margin_loss, F.cross_entropy])
+def test_the_older_options_for_reductions(function, size_average, reduce):
+    x, target = random((4, 3), (4, 3))
+    kwargs = {"size_average": size_average, "reduce": reduce}
+    assert_same_gradients(function, (x, target.detach().softmax(1)), kwargs)
+
+
+@pytest.mark.parametrize("function", [F.mse_loss, F.cross_entropy, F.hinge_embedding_loss])
+def test_an_unknown_reduction(function):
+    x = tg.Tensor([[1.0, 2.0]], requires_grad=True)
+    with pytest.raises(ValueError, match="none, mean or sum, not by 'product'"):
+        function(x, x.detach(), reduction="product")
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("ignore_index", [-100, 1])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(4,), (6, 4), (6, 4, 3), (2, 4, 3, 5), (2, 4, 3, 2, 2)], ids=str
+)
+def test_losses_of_classes(shape, weighted, ignore_index, reduction):
+    """A vector and a batch of scores, sequences, images, and volumes."""
+    (x,) = random(shape)
+    target = classes(*shape[:1], *shape[2:], count=4) if len(shape) > 1 else classes(count=4)
+    weight = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.float64) if weighted else None
+    options = {"weight": weight, "ignore_index": ignore_index, "reduction": reduction}
+    assert_same_gradients(F.nll_loss, (x, target), options)
+    for label_smoothing in (0.0, 0.2):
+        smooth = {**options, "label_smoothing": label_smoothing}
+        assert_same_gradients(F.cross_entropy, (x, target), smooth)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("shape", [(4,), (6, 4), (2, 4, 3)], ids=str)
+def test_cross_entropy_of_probabilities(shape, label_smoothing, reduction):
+    x, target = random(shape, shape)
+    target = target.detach().softmax(0 if len(shape) == 1 else 1).requires_grad_()
+    weight = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.float64)
+    for options in ({}, {"weight": weight}):
+        kwargs = {**options, "label_smoothing": label_smoothing, "reduction": reduction}
+        assert_same_gradients(F.cross_entropy, (x, target), kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight": True, "ignore_index": 3},
+        {"weight": True, "ignore_index": 3, "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
+def test_cross_entropy_has_the_bits_of_pytorch(options, reduction, dtype):
+    (x,) = random((100, 10), dtype=dtype)
+    target = classes(100, count=10)
+    if "weight" in options:
+        options = {**options, "weight": random((10,), dtype=dtype)[0].detach().abs()}
+    ours = tg.Tensor(x.detach(), requires_grad=True)
+    expected = F.cross_entropy(x, target, reduction=reduction, **options)
+    found = F.cross_entropy(ours, target, reduction=reduction, **options)
+    assert torch.equal(found.data, expected)
+    expected.sum().backward()
+    found.sum().backward()
+    assert torch.equal(ours.grad.data, x.grad)
+
+
+def test_cross_entropy_does_not_keep_the_scores():
+    x = tg.Tensor(torch.ones(4, 3), requires_grad=True)
+    scores = x * 2
+    loss = F.cross_entropy(scores, torch.tensor([0, 1, 2, 0]))
+    reference = weakref.ref(scores.data)
+    del scores
+    assert reference() is None
+    loss.backward()
+    assert x.grad.shape == (4, 3)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_cross_entropies(weighted, reduction):
+    """The target may want gradients too, and weights are broadcast."""
+    x, target, weight = random((4, 3), (4, 3), (3,))
+    options = {"reduction": reduction, "weight": weight.detach().abs() if weighted else None}
+    probabilities = [t.detach().sigmoid().requires_grad_() for t in (x, target)]
+    assert_same_gradients(F.binary_cross_entropy, probabilities, options)
+    for pos_weight in (None, weight.detach().abs() + 1):
+        kwargs = {**options, "pos_weight": pos_weight}
+        assert_same_gradients(F.binary_cross_entropy_with_logits, (x, target), kwargs)
+
+
+@pytest.mark.parametrize(
+    "function", [F.binary_cross_entropy, F.binary_cross_entropy_with_logits]
+)
+def test_binary_cross_entropies_do_not_broadcast_the_target(function):
+    x = tg.Tensor(torch.full((4, 1), 0.5), requires_grad=True)
+    with pytest.raises(ValueError, match=r"target has shape \[4\], and the input \[4, 1\]"):
+        function(x, torch.ones(4))
+
+
+def test_binary_cross_entropy_at_certainty_is_finite():
+    """PyTorch bounds the logarithms by -100 and the denominators by 1e-12."""
+    x = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    assert_same_gradients(F.binary_cross_entropy, (x, target), order=1)
+
+
+def test_gaussian_nll_of_a_wrong_variance():
+    x = tg.Tensor(torch.zeros(4, 3), requires_grad=True)
+    with pytest.raises(ValueError, match="negative"):
+        F.gaussian_nll_loss(x, torch.zeros(4, 3), torch.full((4, 3), -1.0))
+    with pytest.raises(ValueError, match=r"variance of shape \[2, 3\] .* \[4, 3\]"):
+        F.gaussian_nll_loss(x, torch.zeros(4, 3), torch.ones(2, 3))
+
+
+def test_gradients_of_class_weights_do_not_exist():
+    x, weight = (tg.Tensor(t.detach(), requires_grad=True) for t in random((4, 3), (3,)))
+    with pytest.raises(RuleError, match="nll_loss_nd: .* argument weight"):
+        F.nll_loss(x, classes(4, count=3), weight)
