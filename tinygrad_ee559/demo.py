@@ -20,7 +20,7 @@ from tinygrad_ee559.training import Epoch, fit, linear_decay, seeded
 
 POINT = -0.4, [[1.0, 2.0], [3.0, 4.0]]  # where the expression is evaluated: a and b
 
-# With these, 20 seeds ended between 98.4 % and 99.4 % after 150 epochs.
+# With these, 50 seeds ended between 98.3 % and 99.5 % after 150 epochs.
 BATCH_SIZE = 100
 LR = 0.2
 MOMENTUM = 0.9

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -60,29 +62,28 @@ def decision_boundary(
         labels: 1 where a point is inside the disk, `[n]`.
     """
     side = torch.linspace(0, 1, 301)
-    grid = torch.cartesian_prod(side, side)
+    grid = Tensor(torch.cartesian_prod(side, side))
     with torch.no_grad():
-        score = _score(predict(Tensor(grid))).reshape(301, 301).T
-        wrong = (_score(predict(points)) > 0) != (labels.as_torch() == 1)
+        score = _score(predict(grid)).reshape(301, 301).T
+        inside = labels.numpy() == 1
+        wrong = (_score(predict(points)) > 0) != inside
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     axes = figure.subplots()
-    axes.contourf(
-        side, side, score.clamp(-1, 1), levels=41, cmap=_OUT_TO_IN, vmin=-1, vmax=1, zorder=0
-    )
-    axes.contour(side, side, score, levels=[0], colors=_GRAY, linewidths=2)
-    x, y = points.as_torch().unbind(1)
-    for label, name, color in ((0, "outside", _BLUE), (1, "inside", _ORANGE)):
-        of_label = labels.as_torch() == label
-        axes.scatter(x[of_label], y[of_label], s=9, color=color, linewidths=0, label=name)
+    scale = side.numpy()
+    axes.contourf(scale, scale, score.clip(-1, 1), levels=41, cmap=_OUT_TO_IN, vmin=-1, vmax=1)
+    axes.contour(scale, scale, score, levels=[0], colors=_GRAY, linewidths=2)
+    x, y = points.numpy().T
+    for shown, name, color in ((~inside, "outside", _BLUE), (inside, "inside", _ORANGE)):
+        axes.scatter(x[shown], y[shown], s=9, color=color, linewidths=0, label=name)
     axes.plot([], [], color=_GRAY, linewidth=2, label="learned boundary")
-    turn = torch.linspace(0, 2 * torch.pi, 361)
-    circle = DISK_CENTER + DISK_RADIUS * torch.stack([turn.cos(), turn.sin()])
+    turn = np.linspace(0, 2 * np.pi, 361)
+    circle = DISK_CENTER + DISK_RADIUS * np.stack([np.cos(turn), np.sin(turn)])
     axes.plot(*circle, color=_GRAY, linewidth=1.2, linestyle=(0, (4, 3)), label="true circle")
     axes.scatter(
         x[wrong], y[wrong], s=60, facecolors="none", edgecolors=_RED, linewidths=1.3, label="wrong"
     )
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
-    right = 1 - wrong.double().mean().item()
+    right = 1 - wrong.mean()
     axes.set_title(f"Decision boundary: {right:.1%} of {len(points):,} test points are right")
     figure.legend(loc="outside lower center", ncols=5, columnspacing=0.9, frameon=False)
     figure.savefig(path, dpi=_DPI)
@@ -106,7 +107,8 @@ def wrong_digits(
         rows: of the picture.
         columns: of the picture.
     """
-    wrong = (predictions.as_torch() != labels.as_torch()).nonzero().flatten()
+    truths, answers = labels.numpy(), predictions.numpy()
+    (wrong,) = (truths != answers).nonzero()
     shown = wrong[: rows * columns]
     rows = max(1, math.ceil(len(shown) / columns))
     figure = Figure(figsize=(0.95 * columns, 1.2 * rows + 0.6), layout="constrained")
@@ -116,14 +118,14 @@ def wrong_digits(
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid:
         axes.set_axis_off()
-    for axes, index in zip(grid, shown.tolist()):
-        axes.imshow(images.as_torch()[index], cmap="gray_r", vmin=0, vmax=1)
-        truth, answer = labels.as_torch()[index], predictions.as_torch()[index]
-        axes.set_title(f"{truth} → {answer}", fontsize=10, color=_GRAY)
+    for axes, index in zip(grid, shown):
+        axes.imshow(images.numpy()[index], cmap="gray_r", vmin=0, vmax=1)
+        axes.set_title(f"{truths[index]} → {answers[index]}", fontsize=10, color=_GRAY)
     figure.savefig(path, dpi=_DPI)
 
 
-def _score(outputs: Tensor) -> torch.Tensor:
+def _score(outputs: Tensor) -> np.ndarray[Any, Any]:
     """How much more the second output says than the first."""
-    raw = outputs.as_torch()
-    return raw[:, 1] - raw[:, 0]
+    outside, inside = outputs.numpy().T
+    score: np.ndarray[Any, Any] = inside - outside
+    return score
