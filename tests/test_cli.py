@@ -90,7 +90,7 @@ def test_demo_leaves_the_settings_of_the_process_alone(tmp_path, capsys):
 
 @pytest.fixture
 def one_thread():
-    """On a busy machine, torch's threads wait for each other, up to 60 times as long as they work."""
+    """On a busy machine, torch's threads wait for each other, most of the time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
