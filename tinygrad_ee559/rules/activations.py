@@ -27,7 +27,9 @@ pointwise(F.softplus, lambda g, _y, x, beta=1.0, threshold=20.0:
 pointwise(F.silu, lambda g, _y, x: torch.ops.aten.silu_backward(g, x))
 pointwise(F.mish, lambda g, _y, x: torch.ops.aten.mish_backward(g, x))
 pointwise(F.gelu, lambda g, _y, x, approximate="none":
-          torch.ops.aten.gelu_backward(g, x, approximate=approximate))
+          torch.ops.aten.gelu_backward(g, x, approximate=approximate),
+          number=lambda x, approximate="none":
+              F.gelu(torch.tensor(x, dtype=torch.float64), approximate=approximate).item())
 
 composed(F.softsign)(lambda x: x / (torch.abs(x) + 1))
 composed(F.tanhshrink)(lambda x: x - torch.tanh(x))

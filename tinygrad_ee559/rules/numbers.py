@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.rules.registry import RULES, Formula, Rule
+from tinygrad_ee559.rules.registry import CONSTANT, RULES, Formula, Rule
 
 
 class NumberTorch:
@@ -36,8 +36,10 @@ def number_form(value: Any) -> Any:
         return value
     if value is torch or isinstance(value, (types.ModuleType, type(torch.ops.aten))):
         return NumberTorch(value)
-    rule = RULES.get(value) if callable(value) else None
-    return None if rule is None else rule.number
+    if not callable(value):
+        return None
+    rule = RULES.get(value)
+    return CONSTANT.get(value) if rule is None else rule.number
 
 
 def number_formulas(rule: Rule) -> tuple[Formula | None, ...]:

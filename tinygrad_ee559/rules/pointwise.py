@@ -37,13 +37,13 @@ def _rounded_quotient(a: float, b: float, rounding_mode: str) -> float:
     return torch.div(torch.tensor(a, dtype=torch.float64), b, rounding_mode=rounding_mode).item()
 
 
-pointwise(torch.neg,        lambda g, _y, _x: -g,                     number=operator.neg)
-pointwise(torch.positive,   lambda g, _y, _x: g,                      number=operator.pos)
-pointwise(torch.abs,        lambda g, _y, x: g * torch.sgn(x),        number=abs)
-pointwise(torch.square,     lambda g, _y, x: g * (2 * x),             number=lambda x: x * x)
-pointwise(torch.reciprocal, lambda g, y, _x: -g * (y * y),            number=lambda x: 1 / x)
-pointwise(torch.sqrt,       lambda g, y, _x: g / (2 * y),             number=math.sqrt)
-pointwise(torch.rsqrt,      lambda g, y, _x: -0.5 * g * y**3,         number=lambda x: 1 / math.sqrt(x))
+pointwise(torch.neg,        lambda g, _y, _x: -g,               number=operator.neg)
+pointwise(torch.positive,   lambda g, _y, _x: g,                number=operator.pos)
+pointwise(torch.abs,        lambda g, _y, x: g * torch.sgn(x),  number=abs)
+pointwise(torch.square,     lambda g, _y, x: g * (2 * x),       number=lambda x: x * x)
+pointwise(torch.reciprocal, lambda g, y, _x: -g * (y * y),      number=lambda x: 1 / x)
+pointwise(torch.sqrt,       lambda g, y, _x: g / (2 * y),       number=math.sqrt)
+pointwise(torch.rsqrt,      lambda g, y, _x: -0.5 * g * y**3,   number=lambda x: 1 / math.sqrt(x))
 
 # the remainder grows with a, and falls by b as often as b goes into a
 pointwise(torch.fmod,      lambda g, _y, _a, _b: g,
@@ -79,7 +79,9 @@ composed(torch.Tensor.__rfloordiv__)(lambda x, other: other // x)
 pointwise(torch.pow,
           # n - (n != 0) instead of n - 1, so that the derivative of x ** 0 is 0 also at x = 0
           lambda g, _y, x, n: g * (n * x ** (n - 1 * (n != 0))),
-          lambda g, y, x, n: g * torch.where((x == 0) & (n >= 0), 0, y * torch.log(x)),
+          # 0 ** n does not change with n; torch.where also brings x to the precision of y
+          lambda g, y, x, n: g * (y * torch.log(torch.where((x == 0) & (n >= 0),
+                                                            torch.ones_like(y), x))),
           number=lambda x, n: x**n if x >= 0 or n == int(n) else math.nan)
 
 pointwise(torch.exp,   lambda g, y, _x: g * y,                           number=math.exp)
@@ -150,8 +152,8 @@ pointwise(torch.atan2,
           lambda g, _y, a, b: g * torch.where((a == 0) & (b == 0), 0, b / (a * a + b * b)),
           lambda g, _y, a, b: -g * torch.where((a == 0) & (b == 0), 0, a / (a * a + b * b)),
           number=math.atan2)
-pointwise(torch.hypot, lambda g, y, a, _b: g * (a / y),
-                       lambda g, y, _a, b: g * (b / y), number=math.hypot)
+pointwise(torch.hypot, lambda g, y, a, _b: g * a / y,
+                       lambda g, y, _a, b: g * b / y, number=math.hypot)
 
 pointwise(torch.deg2rad, lambda g, _y, _x: g * (torch.pi / 180), number=math.radians)
 pointwise(torch.rad2deg, lambda g, _y, _x: g * (180 / torch.pi), number=math.degrees)
