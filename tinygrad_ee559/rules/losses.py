@@ -213,9 +213,10 @@ def _nll_gradient(
         forward, backward = aten.nll_loss2d_forward, aten.nll_loss2d_backward
     else:
         forward, backward = aten.nll_loss_forward, aten.nll_loss_backward
-    raw = [None if t is None else t.data for t in (x, target, weight)]
-    total = forward(*raw, reduction, ignore_index)[1]
-    d = backward(g, raw[0], target, weight, reduction, ignore_index, total)
+    scores = x.data
+    raw_weight = None if weight is None else weight.data
+    total = forward(scores, target.data, raw_weight, reduction, ignore_index)[1]
+    d = backward(g, scores, target, weight, reduction, ignore_index, total)
     return d.reshape(shape) if len(shape) > 2 else d
 
 

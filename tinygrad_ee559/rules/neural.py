@@ -41,8 +41,8 @@ def _bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
 
 # ------------------------------------------------------------------------ softmax
 #
-# The gradients of softmax and log_softmax are kernels of their own, which are linear in their
-# first argument and, as the Jacobian of softmax is symmetric, differentiated by themselves there.
+# Their gradients are kernels of their own, linear in the gradient that they are given. That of
+# softmax, whose Jacobian is symmetric, is by this one its own derivative.
 
 rule(
     torch.softmax,
@@ -106,7 +106,7 @@ alias(torch.log_softmax, torch.special.log_softmax)
 
 @composed(torch.dropout)
 def _dropout(input: Any, p: float, train: bool) -> Any:
-    """What torch makes of ones: 0 or 1 / (1 - p), drawn from the stream that it would draw from."""
+    """Times what torch makes of ones, 0 or 1 / (1 - p); on a CPU, with its own random numbers."""
     if not train or p == 0:
         return input
     return input * torch.dropout_(torch.ones_like(input).data, p, True)
