@@ -84,6 +84,7 @@ pointwise(torch.pow,
                                                             torch.ones_like(y), x))),
           number=lambda x, n: x**n if x >= 0 or n == int(n) else math.nan)
 
+# 0.693... is log(2), 2.302... is log(10)
 pointwise(torch.exp,   lambda g, y, _x: g * y,                           number=math.exp)
 pointwise(torch.exp2,  lambda g, y, _x: g * y * 0.6931471805599453,      number=lambda x: 2.0**x)
 pointwise(torch.expm1, lambda g, y, _x: g * (y + 1),                     number=math.expm1)
@@ -104,7 +105,7 @@ pointwise(torch.xlogy,
 pointwise(special.xlog1py,
           lambda g, _y, a, b: torch.where((a == 0) & (b <= -1), 0, special.xlog1py(g, b)),
           lambda g, _y, a, b: g * a / (b + 1))
-pointwise(special.entr,     lambda g, _y, x: g * (-torch.log(x) - 1))
+pointwise(special.entr, lambda g, _y, x: g * (-torch.log(x) - 1))
 
 
 @composed(torch.float_power)
