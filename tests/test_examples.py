@@ -32,4 +32,3 @@ def test_example(script, tmp_path):
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout and not process.stderr
