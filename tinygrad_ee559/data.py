@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 
 import pooch
 import torch
@@ -147,8 +148,9 @@ def fetch_mnist(name: str, folder: str | os.PathLike[str]) -> Path:
         try:
             pooch.retrieve(url, known_hash=f"md5:{expected}", fname=name, path=folder)
         except (OSError, ValueError) as error:  # ValueError: pooch found another checksum
+            reason = shorten(str(error), 120, placeholder=" ...")
             raise DataFileError(
-                f"{path} is missing, and downloading it from {url} failed ({error}); put the "
+                f"{path} is missing, and downloading it from {url} failed ({reason}); put the "
                 f"original file there, with md5 {expected}"
             ) from error
     try:
