@@ -1,0 +1,39 @@
+"""Tables of expressions: tests whose names are the very expressions that they compare."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from compare import assert_same_gradients
+
+from tinygrad_ee559.rules.registry import COMPOSED, RULES
+
+
+def split(text, separator=None):
+    """The entries of a table, which may have many in one line."""
+    return [part.strip() for line in text.strip().split("\n") for part in line.split(separator)]
+
+
+def check(expression, *inputs, **options):
+    """Compare an expression of x and z, and of gradients, with torch.autograd."""
+    known = {"torch": torch, "F": F, "math": math}
+    function = eval(f"lambda x, z=None: {expression}", known)
+    assert_same_gradients(function, [data.clone().requires_grad_() for data in inputs], **options)
+
+
+def random(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def functions_of(module):
+    """The names of the functions whose rules are written in `module`."""
+    return {
+        function.__name__.removeprefix("linalg_").removeprefix("special_")
+        for table in (RULES, COMPOSED)
+        for function, entry in table.items()
+        if any(
+            getattr(formula, "__module__", None) == module.__name__
+            for formula in getattr(entry, "formulas", [entry])
+        )
+    }
