@@ -320,6 +320,24 @@ def test_a_model_called_twice_has_its_parameters_outside():
     assert "weight|[1, 2]" in read.boxes
 
 
+class Recurrent(tg.nn.Module):
+    def __init__(self):
+        self.state, self.input = tg.nn.Linear(2, 2), tg.nn.Linear(2, 2)
+
+    def forward(self, x):
+        state = x
+        for _ in range(5):
+            state = torch.tanh(self.state(state) + self.input(x))
+        return state
+
+
+def test_results_stand_below_their_operands():
+    graph = Read(draw(Recurrent()(torch.ones(1, 2)))).graph
+    graph.layout("dot")
+    height = {node: float(node.attr["pos"].split(",")[1]) for node in graph.nodes()}
+    assert all(height[operand] > height[result] for operand, result in graph.edges())
+
+
 def test_a_module_that_computes_nothing_has_no_frame():
     model = tg.nn.Sequential(tg.nn.Linear(2, 1), HandsThrough())
     x = leaf([[1.0, 2.0]])

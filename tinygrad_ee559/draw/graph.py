@@ -23,7 +23,10 @@ QUIET = "#5f6672"
 #: Ends a line of a label, with a little space below it.
 BREAK = '<br/><font point-size="4"> <br/></font>'
 
-GRAPH = {"fontname": FONT, "fontsize": "10", "fontcolor": QUIET, "nodesep": "0.2", "ranksep": "0.3"}
+GRAPH = {
+    "fontname": FONT, "fontsize": "10", "fontcolor": QUIET, "nodesep": "0.2", "ranksep": "0.3",
+    "newrank": "true",  # else an arrow between frames may point upwards
+}  # fmt: skip
 BOX = {"fontname": FONT, "fontsize": "11", "shape": "box", "height": "0.3", "margin": "0.1,0.05"}
 ARROW = {"fontname": FONT, "fontsize": "9", "fontcolor": QUIET, "color": QUIET, "arrowsize": "0.6"}
 FRAME = {"style": "rounded,filled", "fillcolor": "#1f29370a", "color": "#c3c8d0", "labeljust": "l"}
