@@ -14,9 +14,9 @@ def split(text, separator=None):
     return [part.strip() for line in text.strip().split("\n") for part in line.split(separator)]
 
 
-def check(expression, *inputs, **options):
-    """Compare an expression of x and z, and of gradients, with torch.autograd."""
-    known = {"torch": torch, "F": F, "math": math}
+def check(expression, *inputs, names=None, **options):
+    """Compare an expression of x, z and other `names` with torch.autograd."""
+    known = {"torch": torch, "F": F, "math": math, **(names or {})}
     function = eval(f"lambda x, z=None: {expression}", known)
     assert_same_gradients(function, [data.clone().requires_grad_() for data in inputs], **options)
 

@@ -96,7 +96,7 @@ class NumberNode:
     hooks: list[Any] | None
     flow: Any
     grad: Any
-    scope: Scope
+    scope: Scope | None
     shape = None
     dtype = None
 
@@ -120,7 +120,7 @@ def number_node(rule: Rule, x: Any, y: Any, z: Any, a: Any, b: Any) -> NumberNod
     node.z = z
     node.a = a
     node.b = b
-    node.hooks = None
+    node.hooks = node.scope = None
     node.order = next_order()
     return node
 
@@ -142,6 +142,7 @@ class Node(_Edges):
         self.plan = plan
         self.order = next_order()
         self.hooks: list[Any] | None = None
+        self.scope: Scope | None = None
         self.shape: torch.Size | None
         self.dtype: torch.dtype | None
         if out.__class__ is torch.Tensor:
@@ -166,6 +167,7 @@ class Node(_Edges):
                     else:
                         args[i] = [_stand_in(plan, i, item) for item in arg]
                 elif arg.__class__ in (list, tuple) and i in plan.kept:  # an index, say
+                    args[i] = arg.__class__(arg)  # the caller may change his list
                     guards.extend((t, t._version) for t in arg if isinstance(t, torch.Tensor))
             self.args = tuple(args)
         if plan.output:
@@ -257,6 +259,7 @@ class Part(_Edges):
         self.shape, self.dtype = fork.parts[position]
         self.order = next_order()
         self.hooks: list[Any] | None = None
+        self.scope: Scope | None = None
 
     @property
     def rule(self) -> Rule:

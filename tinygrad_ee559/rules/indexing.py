@@ -22,7 +22,7 @@ aten = torch.ops.aten
 def put_back_at(values: Any, index: Any, shape: torch.Size) -> Any:
     """Zeros of `shape` with `values` added where `index` picks them from."""
     zeros = values.new_zeros(shape)
-    index = index if isinstance(index, tuple) else (index,)
+    index = _entries(index)
     if all(map(_is_basic, index)):
         zeros[index] = values
     else:
@@ -36,6 +36,19 @@ rule(
     lambda g, _y, x_shape, index: put_back_at(g, index, x_shape),
 )
 rule(put_back_at, lambda g, _y, _values, index, _shape: g[index])
+
+
+def _entries(index: Any) -> tuple[Any, ...]:
+    """An index as a tuple. A short list with more than numbers in it is one to torch, too."""
+    if isinstance(index, tuple):
+        return index
+    if isinstance(index, list) and len(index) < 32 and not all(map(_is_number, index)):
+        return tuple(index)
+    return (index,)
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, (int, np.generic))
 
 
 def _is_basic(item: Any) -> bool:
@@ -53,7 +66,7 @@ def _split(index: tuple[Any, ...], ndim: int) -> tuple[tuple[Any, ...], list[Any
     A mask covers as many dimensions as it has; one without any covers a new dimension of size 1.
     Among the tensors, None stands for all of a dimension.
     """
-    items = [item if _is_basic(item) else torch.as_tensor(item) for item in index]
+    items = [item if _is_basic(item) else _as_index(item) for item in index]
     covered = [_covers(item) for item in items]
     view: list[Any] = []
     picks: list[Any] = []
@@ -68,6 +81,12 @@ def _split(index: tuple[Any, ...], ndim: int) -> tuple[tuple[Any, ...], list[Any
         elif item is None or isinstance(item, slice):
             picks.append(None)
     return tuple(view), picks
+
+
+def _as_index(item: Any) -> torch.Tensor:
+    """An entry as a tensor of integers or a mask; an empty list picks nothing."""
+    tensor = torch.as_tensor(item)
+    return tensor.long() if tensor.is_floating_point() else tensor
 
 
 def _covers(item: Any) -> int:
