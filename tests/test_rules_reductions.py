@@ -171,6 +171,14 @@ def test_norms_with_zeros(p, dim):
     check(f"torch.norm(x, {p!r}, {dim})".replace("inf", "math.inf"), torch.zeros_like(x), order=1)
 
 
+def test_deviation_of_equal_elements():
+    """Its subgradient at 0 is 0."""
+    x = random(3, 4, seed=7)
+    x[1] = 2.5
+    for expression in ("x.std(1)", "torch.std_mean(x, 1)", "x[1].std()"):
+        check(expression, x, order=1)
+
+
 def test_missing_values():
     x = random(3, 4, seed=6)
     x[0, 1] = x[2, 2] = math.nan

@@ -167,6 +167,8 @@ def test_what_needs_no_conversion_is_not_copied():
     x = tg.Tensor([1.5, -2.5], requires_grad=True)
     assert x.to(torch.float32).data.data_ptr() == x.data.data_ptr()
     assert x.to("cpu", copy=True).data.data_ptr() != x.data.data_ptr()
+    images = tg.Tensor(torch.ones(1, 2, 3, 3)).to(memory_format=torch.channels_last)
+    assert images.data.is_contiguous(memory_format=torch.channels_last)
     number = tg.Tensor(0.1, requires_grad=True)
     assert number.double() is number
 
