@@ -13,7 +13,6 @@ import torch
 from micrograd.engine import Value
 
 import tinygrad_ee559 as tg
-
 from benchmarks.report import Result, microseconds
 from benchmarks.timing import medians
 

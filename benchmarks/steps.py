@@ -9,7 +9,6 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import tinygrad_ee559 as tg
-
 from benchmarks.report import Result, microseconds
 from benchmarks.timing import medians
 

@@ -297,10 +297,10 @@ def test_a_call_leaves_its_scope_on_the_result():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     before = (Tensor(1.0, requires_grad=True) * 1).node.order
     node = model(torch.ones(1, 2)).node
-    scope, inner = node.scope, node.scope.inner
-    assert scope.module is model and inner.module is model[1] and inner.inner is None
-    assert before > scope.start > node[0].order > inner.start > node.order
-    assert node[0].scope.module is model[0]
+    outer, start, (inner, inner_start, innermost) = node.scope
+    assert outer is model and inner is model[1] and innermost is None
+    assert before > start > node[0].order > inner_start > node.order
+    assert node[0].scope[0] is model[0]
     with no_grad():
         assert model(torch.ones(1, 2)).node is None
 

@@ -13,6 +13,7 @@ by PyTorch's own grad mode, so `tg.no_grad()` and `torch.no_grad()` mean the sam
 from torch import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 
 from tinygrad_ee559 import methods, nn, optim
+from tinygrad_ee559.draw import draw
 from tinygrad_ee559.func import grad
 from tinygrad_ee559.gradcheck import gradcheck, gradgradcheck
 from tinygrad_ee559.record import rule
@@ -22,6 +23,7 @@ methods.complete()
 
 __all__ = [
     "Tensor",
+    "draw",
     "enable_grad",
     "grad",
     "gradcheck",

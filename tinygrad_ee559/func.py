@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from tinygrad_ee559.errors import UnusedInputError
 from tinygrad_ee559.tape import propagate
 from tinygrad_ee559.tensor import Tensor, edge_of, lift, root_gradient
@@ -41,7 +43,7 @@ def grad(
     """
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+    if grad_outputs is None or isinstance(grad_outputs, (Tensor, torch.Tensor)):
         grad_outputs = [grad_outputs] * len(outputs) if grad_outputs is None else [grad_outputs]
     roots: dict[Any, Any] = {}
     for output, gradient in zip(outputs, grad_outputs, strict=True):

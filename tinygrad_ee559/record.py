@@ -8,6 +8,7 @@ as soon as a torch tensor takes part.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,10 @@ def recorded(function: Any) -> Callable[..., Any]:
     """
     if function in COMPOSED:
         return COMPOSED[function]
-    registered = RULES[function]
-    return lambda *args, **kwargs: call(registered, args, kwargs)
+    return partial(call, RULES[function])
 
 
-def call(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
     """Run a torch function that has a rule, and record it if a gradient may be wanted."""
     bound = rule.bind(args, kwargs) if kwargs else args
     raws: list[Any] = []
@@ -119,8 +119,9 @@ def call(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
         return _fork(rule, wanted, edges, raws, out)
     if not wanted or not _grad_enabled():
         return lift(out, None)
-    alone = tensors == 1 and len(edges) == 1 and edges[0].shape is not None
-    return _recorded(rule, wanted, edges, raws, out, alone, list_position)
+    if kwargs and not out.is_floating_point():  # by dtype=, say
+        return lift(out, None)
+    return _recorded(rule, wanted, edges, raws, out, list_position)
 
 
 def _recorded(
@@ -129,15 +130,12 @@ def _recorded(
     edges: list[Any],
     raws: list[Any],
     out: torch.Tensor,
-    alone: bool,
     list_position: int = -1,
 ) -> Tensor:
-    """A result with the node that computed it; `alone` says that one operand is a tensor."""
-    key = -wanted if alone else wanted
-    plan = rule.plans.get(key)
+    """A result with the node that computed it."""
+    plan = rule.plans.get(wanted)
     if plan is None:
-        plan = Plan(rule, wanted, list_position, exact=alone and rule.pointwise)
-        rule.plans[key] = plan
+        plan = rule.plans[wanted] = Plan(rule, wanted, list_position)
     if plan.operands:
         _scalars_to_tensors(plan, raws)
     tensor: Tensor = _new(Tensor)
@@ -154,7 +152,7 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     """
     rule = RULES.get(function)
     if rule is not None:
-        return call(rule, args, kwargs)
+        return call(rule, *args, **kwargs)
     if function in COMPOSED:
         return COMPOSED[function](*args, **kwargs)
     if function in CONSTANT:
@@ -212,18 +210,22 @@ def unary(rule: Rule) -> Callable[[Tensor], Any]:
     """A method of a tensor alone, which takes the short way for a plain number."""
     number = rule.number
     assert number is not None
+    torch_function = rule.function
 
     def function(a: Tensor) -> Any:
         x = a._data
+        edge = a.node
         if x.__class__ not in _NUMBERS:
-            return call(rule, (a,))
+            out = torch_function(x)
+            if edge is None or not _grad_enabled():
+                return lift(out, None)
+            return _recorded(rule, 1, [edge], [x], out)
         try:
             z = number(x)
         except (ArithmeticError, ValueError):
             z = in_double(rule, (x,))
         tensor = _new(Tensor)
         tensor._data = z
-        edge = a.node
         if edge is None or not _grad_enabled():
             tensor.node = None
         else:
@@ -260,12 +262,12 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
             return tensor
         short = a_edge is not None and b_edge is None and y.__class__ in _NUMBERS
         if not short or not _grad_enabled():
-            return call(rule, (a, b))
+            return call(rule, a, b)
         try:
             out = torch_function(x, y)
         except Exception:
-            return call(rule, (a, b))  # which says what is wrong
-        return _recorded(rule, 1, [a_edge], [x, y], out, alone=True)
+            return call(rule, a, b)  # which says what is wrong
+        return _recorded(rule, 1, [a_edge], [x, y], out)
 
     return function
 
@@ -312,7 +314,7 @@ def _retry(
     bound: tuple[Any, ...],
     raws: list[Any],
     positional: int,
-    kwargs: dict[str, Any] | None,
+    kwargs: dict[str, Any],
     error: Exception,
 ) -> tuple[Any, list[Any]]:
     """Call again with NumPy arrays and numbers as torch tensors, if there are any."""
@@ -325,7 +327,7 @@ def _retry(
     ]
     if isinstance(error, TypeError) and any(c is not r for c, r in zip(converted, raws)):
         try:
-            out = rule.function(*converted[:positional], **_raw_options(kwargs or {}))
+            out = rule.function(*converted[:positional], **_raw_options(kwargs))
             return out, converted
         except Exception as again:
             error = again

@@ -24,12 +24,22 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.errors import ChangedInPlaceError, FreedGraphError, GradientShapeError
+from tinygrad_ee559.errors import (
+    ChangedInPlaceError,
+    FreedGraphError,
+    GradientDtypeError,
+    GradientShapeError,
+)
 from tinygrad_ee559.rules.numbers import number_formulas
 from tinygrad_ee559.rules.registry import Plan, Rule
 
 #: Wraps a raw value and the edge it came from, so that torch functions called on it are recorded.
 Lift = Callable[[Any, Any], Any]
+
+#: One call of a module, kept with the node of its result, so that what it computed can be boxed in:
+#: the module, the order that the nodes it made stay below, and the call inside it, if any, that
+#: returned the same result.
+Scope = tuple[Any, int, Any]
 
 #: Among a node's hooks, stands for keeping the gradient as the node's `grad`.
 RETAIN = "retain"
@@ -60,7 +70,6 @@ class Leaf(_Edges):
     """Where the gradient of a tensor that the user made gathers."""
 
     __slots__ = ("data", "shape", "dtype", "grad", "hooks")
-    order = 1  # after every other node
 
     def __init__(self, data: Any) -> None:
         self.grad: Any = None
@@ -290,22 +299,22 @@ class ListNode(_Edges):
 
 
 def topological(roots: Iterable[Any]) -> list[Any]:
-    """All nodes and leaves from which `roots` were computed, results before operands."""
-    nodes = list(dict.fromkeys(roots))
+    """All nodes from which `roots` were computed, results before operands; no leaves."""
+    nodes = [root for root in dict.fromkeys(roots) if root.__class__ is not Leaf]
     seen = {None, *nodes}
     for node in nodes:
         if node.__class__ is NumberNode:  # a loop over two would cost more than the rest
             edge = node.a
-            if edge not in seen:
+            if edge not in seen and edge.__class__ is not Leaf:
                 seen.add(edge)
                 nodes.append(edge)
             edge = node.b
-            if edge is not None and edge not in seen:
+            if edge not in seen and edge.__class__ is not Leaf:
                 seen.add(edge)
                 nodes.append(edge)
             continue
         for edge in node:
-            if edge not in seen:
+            if edge not in seen and edge.__class__ is not Leaf:
                 seen.add(edge)
                 nodes.append(edge)
     nodes.sort(key=_by_order)
@@ -369,7 +378,7 @@ def _propagate(
             formulas = rule.number_formulas or number_formulas(rule)
             a, b = node.a, node.b
             x, y, z = node.x, node.y, node.z
-            if x is None:
+            if x is None or (b is not None and y is None):
                 raise _freed(node)
             direct = formulas and not record and z == z  # not for NaN: Python has other ideas
             if direct:
@@ -387,37 +396,47 @@ def _propagate(
                 grads[a] = grads[a] + da if a in grads else da
             if b is not None:
                 grads[b] = grads[b] + db if b in grads else db
-            if not retain and rule.keeps:
-                node.x = None
+            if not retain and rule.keeps:  # a constant stays, to be drawn
+                if a is not None:
+                    node.x = None
+                else:
+                    node.y = None
             continue
-        if kind is Leaf:
-            found[node] = g
-            continue
-        if kind is Part:
-            node.join(g, grads)
-            continue
-        if kind is ListNode:
-            for edge, d in zip(node, g, strict=True):
-                if edge is not None and (wanted is None or edge in wanted):
-                    _send(d, edge, node, grads, lift, record)
-            continue
-        if not node.shape:
+        if kind is not Node:
+            if kind is Part:
+                node.join(g, grads)
+                continue
+            if kind is ListNode:
+                for edge, d in zip(node, g, strict=True):
+                    if edge is not None and (wanted is None or edge in wanted):
+                        _send(d, edge, node, grads, lift, record)
+                continue
+            if kind is ForkNode:
+                g = node.filled(g)
+            elif not record:  # a NumbersNode
+                node.flow = g
+                g = lift(g, None)
+        if node.shape is SCALAR:
             node.flow = g
-        if kind is ForkNode:
-            g = node.filled(g)
-        if kind is NumbersNode and not record:
-            g = lift(g, None)
         out, args = node.recall(lift, record)
-        plan = node.plan
-        for formula, edge in zip(plan.formulas, node):
+        for formula, edge in zip(node.plan.formulas, node):
             if wanted is None or edge in wanted:
                 d = formula(g, out, *args)
-                if plan.exact and not record:
+                if (
+                    not record
+                    and d.__class__ is torch.Tensor
+                    and d.shape == edge.shape
+                    and d.dtype is edge.dtype
+                ):
                     grads[edge] = grads[edge] + d if edge in grads else d
                 else:
                     _send(d, edge, node, grads, lift, record)
         if not retain:
             node.free()
+    # What is left has arrived at leaves.
+    for leaf, g in grads.items():
+        if targets is None or leaf in sought:
+            found[leaf] = g if leaf.hooks is None else _run_hooks(leaf, g, lift, record)
     return found
 
 
@@ -463,6 +482,11 @@ def _fit(d: Any, edge: Any, node: Any, record: bool) -> Any:
         if node.shape is None:
             return d if record else d.data
         return d.sum() if record else d.sum().item()
+    if d.dtype.is_complex or edge.dtype.is_complex:
+        raise GradientDtypeError(
+            f"{node.rule.name} went from {edge.dtype} to {node.dtype}; complex numbers have no "
+            "gradients here"
+        )
     if d.shape != shape:
         if not _broadcasts(shape, d.shape):
             raise GradientShapeError(
@@ -541,17 +565,3 @@ def _changed(node: Node, tensor: torch.Tensor, version: int) -> ChangedInPlaceEr
         "change a copy instead"
     )
 
-
-class Scope:
-    """One call of a module, kept with the node of its result: what it computed can be boxed in.
-
-    The nodes made by the call are those numbered between `start` and that node. `inner` is the
-    scope of a module inside that returned the same result.
-    """
-
-    __slots__ = ("module", "start", "inner")
-
-    def __init__(self, module: Any, start: int, inner: Scope | None) -> None:
-        self.module = module
-        self.start = start
-        self.inner = inner

@@ -418,24 +418,25 @@ def _deposit(found: Mapping[Any, Any], create_graph: bool) -> None:
             continue
         old = leaf.grad
         if old is None:
-            leaf.grad = lift(_owned(g), None)
+            leaf.grad = _owned(g)
         elif isinstance(old._data, torch.Tensor) and old.node is None:
             old._data.add_(g)
         else:
             leaf.grad = lift(old._data + g, None)
 
 
-def _owned(g: Any) -> Any:
-    """The gradient, copied if someone else may hold its memory.
+def _owned(g: Any) -> Tensor:
+    """The gradient as a tensor; copied if someone else may hold its memory.
 
     Here g is held by the mapping of gradients, by the loop over it, and by this function and its
     caller; a count above that, or a view, is somebody else's.
     """
-    if not isinstance(g, torch.Tensor):
-        return g
-    if g._is_view() or sys.getrefcount(g) > _OWN_REFERENCES:
-        return g.clone()
-    return g
+    if isinstance(g, torch.Tensor) and (g._is_view() or sys.getrefcount(g) > _OWN_REFERENCES):
+        g = g.clone()
+    tensor: Tensor = _new(Tensor)
+    tensor._data = g
+    tensor.node = None
+    return tensor
 
 
 def _as_value(data: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:

@@ -1,6 +1,6 @@
 """Calls of modules, as frames around the nodes that they made.
 
-`Module.__call__` leaves a `Scope` with the node of its result. Since nodes are numbered downwards
+`Module.__call__` leaves a scope with the node of its result. Since nodes are numbered downwards
 as they are made, a call made the nodes numbered between its start and its result, and calls inside
 a call are intervals inside its interval.
 """
@@ -78,12 +78,12 @@ def _calls(nodes: Sequence[Any]) -> dict[int, Frame]:
     """A frame for each call of a module that made a node, by its start."""
     frames: dict[int, Frame] = {}
     for node in nodes:
-        scope = getattr(node, "scope", None)
+        scope = getattr(node, "scope", None)  # neither leaves nor lists have one
         while scope is not None:
-            if node.order < scope.start:  # else the module only handed the node through
-                frame = frames.setdefault(scope.start, Frame(scope.module, scope.start, node.order))
+            module, start, scope = scope
+            if node.order < start:  # else the module only handed the node through
+                frame = frames.setdefault(start, Frame(module, start, node.order))
                 frame.end = min(frame.end, node.order)
-            scope = scope.inner
     return frames
 
 

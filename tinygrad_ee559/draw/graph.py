@@ -63,6 +63,8 @@ class Picture:
 
     def __init__(self, outputs: Mapping[Any, Any], names: Mapping[Any, str]) -> None:
         nodes = topological(outputs)[::-1]  # operands before results
+        edges = (edge for node in (outputs, *nodes) for edge in node)
+        nodes = [*dict.fromkeys(edge for edge in edges if edge.__class__ is Leaf), *nodes]
         known = set(nodes)
         for node, name in names.items():
             if node not in known:

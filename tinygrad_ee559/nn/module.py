@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from tinygrad_ee559.errors import ModuleCycleError, StateDictError
-from tinygrad_ee559.tape import Leaf, Scope, next_order
+from tinygrad_ee559.tape import Leaf, next_order
 from tinygrad_ee559.tensor import Tensor
 
 Self = TypeVar("Self", bound="Module")
@@ -78,7 +78,7 @@ class Module:
         if isinstance(output, Tensor):
             node = output.node
             if node is not None and node.__class__ is not Leaf:
-                node.scope = Scope(self, start, getattr(node, "scope", None))
+                node.scope = (self, start, node.scope)
         return output
 
     def _no_forward(self, *_args: Any, **_kwargs: Any) -> Any:

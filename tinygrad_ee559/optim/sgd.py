@@ -114,8 +114,12 @@ class SGD:
         # One call of a foreach function takes half the time of a loop in Python, and rounds alike.
         # The fused kernel, torch._fused_sgd_, would be faster still but rounds otherwise.
         momentum = group["momentum"]
-        values = [p.as_torch() for p in params]
-        grads: Any = [p.node.grad.as_torch() for p in params]
+        values = [p._data for p in params]
+        grads: Any = [p.node.grad._data for p in params]
+        numbers = float in map(type, values)  # they cannot be changed in place
+        if numbers:
+            values = [p.as_torch() for p in params]
+            grads = [p.node.grad.as_torch() for p in params]
         if group["weight_decay"]:
             grads = torch._foreach_add(grads, values, alpha=group["weight_decay"])
         if momentum:
@@ -125,9 +129,10 @@ class SGD:
             else:
                 grads = buffers
         torch._foreach_add_(values, grads, alpha=-group["lr"])
-        for p, value in zip(params, values):
-            if value is not p._data:  # a plain number, which cannot be changed in place
-                p.data = value.item()
+        if numbers:
+            for p, value in zip(params, values):
+                if value is not p._data:
+                    p.data = value.item()
 
     def _gather_momentum(
         self, params: list[Tensor], grads: list[torch.Tensor], momentum: float, dampening: float

@@ -16,18 +16,15 @@ aten = torch.ops.aten
 
 
 def _weight_gradient(g: Any, x: Any) -> Any:
-    """The sum over all samples, in the order of PyTorch's kernel, to have the same bits."""
-    if x.ndim == 1:
-        return torch.outer(g, x)
-    if x.ndim > 2:
-        g, x = g.flatten(0, -2), x.flatten(0, -2)
-    return g.t() @ x
+    """The sum over all samples, however they are laid out."""
+    return torch.outer(g, x) if x.ndim == 1 else g.flatten(0, -2).t() @ x.flatten(0, -2)
 
 
 rule(
     F.linear,
     lambda g, _y, _x, weight, _bias=None: g @ weight,
-    lambda g, _y, x, _weight, _bias=None: _weight_gradient(g, x),
+    # in the order of PyTorch's kernel, to have the same bits
+    lambda g, _y, x, _weight, _bias=None: g.t().mm(x) if x.ndim == 2 else _weight_gradient(g, x),
     lambda g, _y, _x, _weight, _bias=None: g.sum(0) if g.ndim == 2 else g,
 )
 

@@ -105,17 +105,14 @@ class Plan:
         rule: the rule.
         wanted: bit i says that argument i wants a gradient.
         list_position: which argument is a list of tensors, -1 if none is.
-        exact: nothing can have been broadcast or promoted, so gradients are sure to fit.
     """
 
     __slots__ = (
         "rule", "positions", "formulas", "values", "shapes", "likes", "output", "keeps", "operands",
-        "kept", "reduced", "first", "list_position", "exact",
+        "kept", "reduced", "first", "list_position",
     )  # fmt: skip
 
-    def __init__(
-        self, rule: Rule, wanted: int, list_position: int = -1, exact: bool = False
-    ) -> None:
+    def __init__(self, rule: Rule, wanted: int, list_position: int = -1) -> None:
         self.rule = rule
         self.positions = tuple(i for i in range(wanted.bit_length()) if wanted >> i & 1)
         formulas: list[Formula] = []
@@ -138,7 +135,6 @@ class Plan:
         #: The first argument of which something is kept.
         self.first = min((*self.kept, *self.reduced), default=len(rule.parameters))
         self.list_position = list_position
-        self.exact = exact
         #: Whether a second backward pass would miss something; options are always kept.
         self.keeps = self.output or any(i < len(rule.formulas) for i in self.values)
         #: Operands that may be Python scalars, and must not be as a formula calls torch on them.
