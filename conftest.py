@@ -1,7 +1,11 @@
 """What all tests share, the examples in docstrings, docs/ and Markdown pages included."""
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Two threads that wait for each other on a busy machine can take twenty times as long as one.
+torch.set_num_threads(1)
 
 # A failure prints the line that repeats it. No deadline: a first call into torch is slow, and a
 # time limit per example would fail by chance on a busy machine.

@@ -11,14 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 
 from tinygrad_ee559.errors import CheckpointError, StateDictError
+from tinygrad_ee559.files import replace
 from tinygrad_ee559.nn import Module
 
 _CHECKSUM = "sha256"
@@ -44,7 +43,7 @@ def save(path: str | os.PathLike[str], model: Module) -> None:
     }
     content = serialized(state, metadata={_CHECKSUM: _checksum(state)})
     try:
-        _replace(Path(path), content)
+        replace(path, content)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error}); what was there before is unchanged"
@@ -92,17 +91,3 @@ def _checksum(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in place of another, in one step, once all of it is on the disk."""
-    path = path.resolve()  # a link stays a link
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

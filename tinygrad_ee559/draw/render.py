@@ -10,11 +10,11 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 import graphviz
 
 from tinygrad_ee559.errors import DrawingError
+from tinygrad_ee559.files import replace
 
 FORMATS = ("svg", "png", "pdf", "dot")
 #: With more boxes, the layout takes minutes and nobody can read the result.
@@ -84,14 +84,7 @@ class Diagram:
         Raises:
             DrawingError: as for `render`; what was at `path` before is unchanged.
         """
-        path = Path(path).resolve()  # a link stays a link
-        content = self.render(path.suffix.removeprefix(".").lower())
-        unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        replace(path, self.render(Path(path).suffix.removeprefix(".").lower()))
 
 
 def _laid_out(source: str, format: str) -> bytes:
