@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor as TorchTensor
 
 from tinygrad_ee559.errors import InPlaceError, MixedGraphError, NoRuleError, operand_error
 from tinygrad_ee559.rules import registry
@@ -78,7 +79,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
         if isinstance(arg, Tensor):
             raw = arg._data
             raws.append(raw)
-            if raw.__class__ is torch.Tensor:
+            if raw.__class__ is TorchTensor:
                 tensors += 1
             if arg.node is not None:
                 edges.append(arg.node)
@@ -97,7 +98,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
                     raws[-1] = list(raw)
         else:
             raws.append(arg)
-            if isinstance(arg, torch.Tensor):
+            if isinstance(arg, TorchTensor):
                 tensors += 1
                 if arg.requires_grad:
                     raise _mixed(rule)
@@ -115,7 +116,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
             out = rule.function(*raws)
     except Exception as error:
         out, raws = _retry(rule, bound, raws, len(args), kwargs, error)
-    if out.__class__ is not torch.Tensor:
+    if out.__class__ is not TorchTensor:
         return _fork(rule, wanted, edges, raws, out)
     if not wanted or not _grad_enabled():
         return lift(out, None)

@@ -23,6 +23,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from torch import Tensor as TorchTensor
 
 from tinygrad_ee559.errors import (
     ChangedInPlaceError,
@@ -154,7 +155,7 @@ class Node(_Edges):
         self.scope: Scope | None = None
         self.shape: torch.Size | None
         self.dtype: torch.dtype | None
-        if out.__class__ is torch.Tensor:
+        if out.__class__ is TorchTensor:
             self.shape = out.shape or SCALAR  # the same object for all, to save memory
             self.dtype = out.dtype
         else:
@@ -165,7 +166,7 @@ class Node(_Edges):
             self.args = _NOTHING[len(args)]
         else:
             for i, arg in enumerate(args):
-                if arg.__class__ is torch.Tensor:
+                if arg.__class__ is TorchTensor:
                     if i in plan.kept:
                         guards.append((arg, arg._version))
                     else:
@@ -177,11 +178,11 @@ class Node(_Edges):
                         args[i] = [_stand_in(plan, i, item) for item in arg]
                 elif arg.__class__ in (list, tuple) and i in plan.kept:  # an index, say
                     args[i] = arg.__class__(arg)  # the caller may change his list
-                    guards.extend((t, t._version) for t in arg if isinstance(t, torch.Tensor))
+                    guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
             self.args = tuple(args)
         if plan.output:
             self.out = out
-            if out.__class__ is torch.Tensor:
+            if out.__class__ is TorchTensor:
                 guards.append((out, out._version))
             elif out.__class__ is tuple:
                 guards.extend((o, o._version) for o in out)
@@ -424,7 +425,7 @@ def _propagate(
                 d = formula(g, out, *args)
                 if (
                     not record
-                    and d.__class__ is torch.Tensor
+                    and d.__class__ is TorchTensor
                     and d.shape == edge.shape
                     and d.dtype is edge.dtype
                 ):
@@ -435,8 +436,11 @@ def _propagate(
             node.free()
     # What is left has arrived at leaves.
     for leaf, g in grads.items():
-        if targets is None or leaf in sought:
-            found[leaf] = g if leaf.hooks is None else _run_hooks(leaf, g, lift, record)
+        if leaf.hooks is not None and (targets is None or leaf in sought):
+            grads[leaf] = _run_hooks(leaf, g, lift, record)
+    if targets is None:
+        return grads
+    found.update((leaf, g) for leaf, g in grads.items() if leaf in sought)
     return found
 
 
@@ -446,7 +450,7 @@ def _send(
     """Add a gradient that `node` has computed to what has arrived at `edge`."""
     if d is None:
         return
-    if record and d.__class__ is torch.Tensor:
+    if record and d.__class__ is TorchTensor:
         d = lift(d, None)
     if (d.__class__ is not list and d.__class__ is not tuple) and (
         d.shape != edge.shape or d.dtype is not edge.dtype
@@ -530,7 +534,7 @@ def _lifted_args(node: Node, lift: Lift, edges: Mapping[int, Any]) -> tuple[Any,
     plan = node.plan
     lifted = list(node.args)
     for i in plan.kept:
-        if i < len(lifted) and (i in edges or isinstance(lifted[i], torch.Tensor)):
+        if i < len(lifted) and (i in edges or isinstance(lifted[i], TorchTensor)):
             edge = edges.get(i)
             if i == plan.list_position:
                 lifted[i] = [lift(item, e) for item, e in zip(lifted[i], edge or ())]

@@ -74,7 +74,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         start = next_order()
-        output = self.forward(*args, **kwargs)
+        output = self.forward(*args, **kwargs) if kwargs else self.forward(*args)
         if isinstance(output, Tensor):
             node = output.node
             if node is not None and node.__class__ is not Leaf:

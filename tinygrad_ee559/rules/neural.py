@@ -24,7 +24,7 @@ rule(
     F.linear,
     lambda g, _y, _x, weight, _bias=None: g @ weight,
     # in the order of PyTorch's kernel, to have the same bits
-    lambda g, _y, x, _weight, _bias=None: g.t().mm(x) if x.ndim == 2 else _weight_gradient(g, x),
+    lambda g, _y, x, _weight, _bias=None: g.T.mm(x) if x.ndim == 2 else _weight_gradient(g, x),
     lambda g, _y, _x, _weight, _bias=None: g.sum(0) if g.ndim == 2 else g,
 )
 
