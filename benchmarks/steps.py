@@ -56,7 +56,7 @@ def both(sizes: Sequence[int], loss: str) -> tuple[Step, Step]:
 
 def timed(name: str, sizes: Sequence[int], loss: str, target: float, rounds: int) -> Result:
     here, there = both(sizes, loss)
-    repeats = 200 if sizes is DISK else 2
+    repeats = 500 if sizes is DISK else 10  # rounds long enough not to measure cold caches
     times = medians(rounds, repeats, here=here, there=there)
     return Result(
         f"eager step, {name}, batch {BATCH}",
@@ -82,7 +82,7 @@ def peak_memory(step: Step) -> int:
 
 
 def run(quick: bool) -> list[Result]:
-    rounds = 10 if quick else 40
+    rounds = 10 if quick else 30
     results = [
         timed("2-25-25-25-2", DISK, "MSELoss", 0.65, rounds),
         timed("784-512-512-512-10", MNIST, "CrossEntropyLoss", 0.95, rounds),

@@ -170,7 +170,7 @@ class Node(_Edges):
                     if i in plan.kept:
                         guards.append((arg, arg._version))
                     else:
-                        args[i] = _stand_in(plan, i, arg)
+                        args[i] = _stand_in(plan, i, arg) if plan.reduced else None
                 elif arg.__class__ is list and i == plan.list_position:
                     if i in plan.kept:
                         guards.extend((item, item._version) for item in arg)

@@ -413,30 +413,23 @@ def root_gradient(output: Tensor, gradient: Any, create_graph: bool) -> Any:
 def _deposit(found: Mapping[Any, Any], create_graph: bool) -> None:
     """Add the gradients that a pass has found to those of the leaves, all or none."""
     for leaf, g in found.items():
-        if create_graph:
-            leaf.grad = g if leaf.grad is None else leaf.grad + g
-            continue
         old = leaf.grad
-        if old is None:
-            leaf.grad = _owned(g)
+        if create_graph:
+            leaf.grad = g if old is None else old + g
+        elif old is None:
+            # Held by the mapping and by this loop; a view, or whatever somebody else holds, is his.
+            if g.__class__ is torch.Tensor and (
+                g._is_view() or sys.getrefcount(g) > _OWN_REFERENCES
+            ):
+                g = g.clone()
+            tensor: Tensor = _new(Tensor)
+            tensor._data = g
+            tensor.node = None
+            leaf.grad = tensor
         elif isinstance(old._data, torch.Tensor) and old.node is None:
             old._data.add_(g)
         else:
             leaf.grad = lift(old._data + g, None)
-
-
-def _owned(g: Any) -> Tensor:
-    """The gradient as a tensor; copied if someone else may hold its memory.
-
-    Here g is held by the mapping of gradients, by the loop over it, and by this function and its
-    caller; a count above that, or a view, is somebody else's.
-    """
-    if isinstance(g, torch.Tensor) and (g._is_view() or sys.getrefcount(g) > _OWN_REFERENCES):
-        g = g.clone()
-    tensor: Tensor = _new(Tensor)
-    tensor._data = g
-    tensor.node = None
-    return tensor
 
 
 def _as_value(data: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Any:
@@ -473,15 +466,11 @@ class _HookHandle:
 
 
 def _count_own_references() -> int:
-    """What `sys.getrefcount` says in `_owned` of a gradient that nobody else holds."""
-    counts: list[int] = []
-
-    def probe(g: Any) -> None:
-        counts.append(sys.getrefcount(g))
-
+    """What `sys.getrefcount` says in `_deposit` of a gradient that nobody else holds."""
+    count = 0
     for _, g in {None: object()}.items():
-        probe(g)
-    return counts[0]
+        count = sys.getrefcount(g)
+    return count
 
 
 _OWN_REFERENCES = _count_own_references()

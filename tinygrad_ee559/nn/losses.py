@@ -8,10 +8,12 @@ import torch.nn.functional as F
 
 from tinygrad_ee559.nn.module import Module
 from tinygrad_ee559.record import recorded
+from tinygrad_ee559.rules.losses import REDUCTIONS, kernels
 
 Reduction = Literal["mean", "sum", "none"]
 
-_mse_loss = recorded(F.mse_loss)
+#: What F.mse_loss comes down to where nothing is broadcast; the way there costs as much again.
+_squared_error = recorded(kernels.mse_loss)
 _cross_entropy = recorded(F.cross_entropy)
 
 
@@ -33,7 +35,9 @@ class MSELoss(Module):
         self.reduction = _checked(reduction)
 
     def forward(self, input: Any, target: Any) -> Any:
-        return _mse_loss(input, target, reduction=self.reduction)
+        if input.shape != target.shape:
+            return F.mse_loss(input, target, reduction=self.reduction)
+        return _squared_error(input, target, REDUCTIONS[self.reduction])
 
 
 class CrossEntropyLoss(Module):

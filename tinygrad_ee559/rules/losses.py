@@ -22,8 +22,8 @@ aten = torch.ops.aten
 kernels: Any = torch._C._nn
 
 #: The numbers by which the kernels know the ways to reduce.
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-_MEAN = _REDUCTIONS["mean"]
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+_MEAN = REDUCTIONS["mean"]
 
 Elementwise = Callable[..., Any]
 
@@ -34,7 +34,7 @@ def _reduction(reduction: str, size_average: bool | None, reduce: bool | None) -
         if reduce is False:
             return "none"
         return "sum" if size_average is False else "mean"
-    if reduction not in _REDUCTIONS:
+    if reduction not in REDUCTIONS:
         raise ValueError(f"a loss is reduced by none, mean or sum, not by {reduction!r}")
     return reduction
 
@@ -96,8 +96,8 @@ def _mse_loss(
     input, target = _broadcast(input, target)
     reduction = _reduction(reduction, size_average, reduce)
     if weight is None:
-        return kernels.mse_loss(input, target, _REDUCTIONS[reduction])
-    loss = kernels.mse_loss(input, target, _REDUCTIONS["none"]) * weight
+        return kernels.mse_loss(input, target, REDUCTIONS[reduction])
+    loss = kernels.mse_loss(input, target, REDUCTIONS["none"]) * weight
     return loss.sum() / weight.sum() if reduction == "mean" else _reduced(loss, reduction)
 
 
@@ -108,8 +108,8 @@ def _huber_loss(
     input, target = _broadcast(input, target)
     reduction = _reduction(reduction, None, None)
     if weight is None:
-        return kernels.huber_loss(input, target, _REDUCTIONS[reduction], delta)
-    loss = kernels.huber_loss(input, target, _REDUCTIONS["none"], delta)
+        return kernels.huber_loss(input, target, REDUCTIONS[reduction], delta)
+    loss = kernels.huber_loss(input, target, REDUCTIONS["none"], delta)
     return _reduced(loss * weight, reduction)
 
 
@@ -126,7 +126,7 @@ def _smooth_l1_loss(
     reduction = _reduction(reduction, size_average, reduce)
     if beta == 0:
         return _reduced(torch.abs(input - target), reduction)
-    return kernels.smooth_l1_loss(input, target, _REDUCTIONS[reduction], beta)
+    return kernels.smooth_l1_loss(input, target, REDUCTIONS[reduction], beta)
 
 
 @composed(F.l1_loss)
@@ -245,7 +245,7 @@ def _nll_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
 ) -> Any:
-    how = _REDUCTIONS[_reduction(reduction, size_average, reduce)]
+    how = REDUCTIONS[_reduction(reduction, size_average, reduce)]
     return kernels.nll_loss_nd(input, target, weight, how, ignore_index)
 
 
@@ -266,7 +266,7 @@ def _cross_entropy(
     scores = torch.log_softmax(input, class_dim)
     if target.shape == input.shape and target.is_floating_point():
         return _soft_cross_entropy(scores, target, weight, reduction, label_smoothing, class_dim)
-    loss = kernels.nll_loss_nd(scores, target, weight, _REDUCTIONS[reduction], ignore_index)
+    loss = kernels.nll_loss_nd(scores, target, weight, REDUCTIONS[reduction], ignore_index)
     if not label_smoothing:
         return loss
     even = -_weighted(scores, weight, class_dim).sum(class_dim)
@@ -379,7 +379,7 @@ def _binary_cross_entropy(
     _check_same_shape("binary_cross_entropy", input, target)
     if weight is not None:
         weight = weight.expand(target.shape)
-    how = _REDUCTIONS[_reduction(reduction, size_average, reduce)]
+    how = REDUCTIONS[_reduction(reduction, size_average, reduce)]
     return kernels.binary_cross_entropy(input, target, weight, how)
 
 
@@ -394,7 +394,7 @@ def _binary_cross_entropy_with_logits(
     pos_weight: Any = None,
 ) -> Any:
     _check_same_shape("binary_cross_entropy_with_logits", input, target)
-    how = _REDUCTIONS[_reduction(reduction, size_average, reduce)]
+    how = REDUCTIONS[_reduction(reduction, size_average, reduce)]
     return torch.binary_cross_entropy_with_logits(input, target, weight, pos_weight, how)
 
 
