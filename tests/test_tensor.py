@@ -65,6 +65,14 @@ def test_conversions_to_python_and_numpy():
     assert f"{tg.Tensor(1.23456):.2f}" == "1.23"
 
 
+def test_numpys_names_for_options():
+    x = tg.Tensor(torch.arange(6.0).reshape(2, 3), requires_grad=True)
+    y = x.sum(axis=1, keepdims=True)
+    assert y.shape == (2, 1)
+    (y * y).sum().backward()
+    assert x.grad.tolist() == [[6, 6, 6], [24, 24, 24]]
+
+
 def test_numpy_refuses_what_requires_gradients():
     x = tg.Tensor([1.0], requires_grad=True)
     with pytest.raises(tg.errors.NotDifferentiableError, match=r"detach\(\)\.numpy"):

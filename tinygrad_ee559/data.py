@@ -42,7 +42,7 @@ class Batches:
         generator: shuffles anew in every epoch; without one, rows come in their order.
 
     Yields:
-        Pairs of `Tensor`s without gradients.
+        Pairs of tensors without gradients.
 
     Raises:
         ValueError: there are no rows, their numbers differ, or a batch would be empty.

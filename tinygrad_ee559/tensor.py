@@ -156,7 +156,9 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
-        return array if dtype is None else array.astype(dtype, copy=bool(copy))
+        if dtype is not None:
+            array = array.astype(dtype, copy=False)
+        return array.copy() if copy else array
 
     def __len__(self) -> int:
         if not self.shape:

@@ -38,6 +38,7 @@ COMPOSED: dict[Any, Callable[..., Any]] = {}
 CONSTANT: dict[Any, Callable[..., Any] | None] = {}
 
 _FIRST_OPERANDS = {"input": 0, "self": 0, "other": 1}
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes either
 
 
 class Rule:
@@ -79,7 +80,8 @@ class Rule:
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments by position, up to the last one given."""
         given = dict(enumerate(args))
-        for key, value in kwargs.items():
+        for name, value in kwargs.items():
+            key = _NUMPY_NAMES.get(name, name)
             if key in self.parameters:
                 given[self.parameters.index(key)] = value
             elif key in _FIRST_OPERANDS:
