@@ -138,3 +138,9 @@ def test_second_derivatives_mix_numbers_and_tensors():
     (h,) = tg.grad(g, a)
     expected = sum(2 * v * math.cos(0.5 * v) - 0.5 * v * v * math.sin(0.5 * v) for v in (1.0, 2.0))
     assert h.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_number_that_has_no_gradient_there_is_named():
+    x, slope = tg.Tensor(-1.0, requires_grad=True), tg.Tensor(0.1, requires_grad=True)
+    with pytest.raises(tg.errors.RuleError, match="negative_slope"):
+        torch.nn.functional.leaky_relu(x, slope)

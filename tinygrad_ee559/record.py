@@ -289,8 +289,10 @@ def _call_number(
         z = in_double(rule, tuple(raws))
     if not (wanted and _grad_enabled()):
         return lift(z, None)
+    plan = rule.plans.get(wanted)
+    if plan is None:
+        plan = rule.plans[wanted] = Plan(rule, wanted)
     if len(raws) > 2:
-        plan = Plan(rule, wanted)
         return lift(z, NumbersNode(plan, edges, raws, z))
     a = edges[0] if wanted & 1 else None
     b = edges[-1] if wanted & 2 else None
