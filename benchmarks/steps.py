@@ -54,18 +54,52 @@ def both(sizes: Sequence[int], loss: str) -> tuple[Step, Step]:
     return step_of(tg, sizes, loss, tg.Tensor(x), tg.Tensor(y)), step_of(torch, sizes, loss, x, y)
 
 
-def timed(name: str, sizes: Sequence[int], loss: str, target: float, rounds: int) -> Result:
+def kernels_alone(sizes: Sequence[int]) -> Step:
+    """The kernels of a step with cross-entropy, one after the other and without an engine."""
+    aten = torch.ops.aten
+    parameters = [p.data for p in network(nn, sizes).parameters()]
+    weights, biases = parameters[::2], parameters[1::2]
+    x, y = torch.rand(BATCH, sizes[0]), torch.randint(0, sizes[-1], (BATCH,))
+    gradients: list[torch.Tensor | None] = [None] * len(parameters)
+
+    def step() -> None:
+        gradients[:] = [None] * len(parameters)
+        inputs = [x]
+        for weight, bias in zip(weights[:-1], biases):
+            inputs.append(torch.relu(nn.functional.linear(inputs[-1], weight, bias)))
+        scores = torch.log_softmax(nn.functional.linear(inputs[-1], weights[-1], biases[-1]), 1)
+        loss, total = aten.nll_loss_forward(scores, y, None, 1, -100)
+        g = aten.nll_loss_backward(torch.ones_like(loss), scores, y, None, 1, -100, total)
+        g = aten._log_softmax_backward_data(g, scores, 1, scores.dtype)
+        for i in reversed(range(len(weights))):
+            before = g @ weights[i] if i else g
+            gradients[2 * i], gradients[2 * i + 1] = g.t() @ inputs[i], g.sum(0)
+            g = aten.threshold_backward(before, inputs.pop(), 0) if i else before
+        torch._foreach_add_(parameters, gradients, alpha=-0.01)
+
+    return step
+
+
+def timed(name: str, sizes: Sequence[int], loss: str, target: float, rounds: int) -> list[Result]:
     here, there = both(sizes, loss)
     repeats = 500 if sizes is DISK else 10  # rounds long enough not to measure cold caches
-    times = medians(rounds, repeats, here=here, there=there)
-    return Result(
-        f"eager step, {name}, batch {BATCH}",
-        "PyTorch's time",
-        times["here"] / times["there"],
-        target,
-        microseconds(times["here"]),
-        microseconds(times["there"]),
-    )
+    sides = {"here": here, "there": there}
+    if loss == "CrossEntropyLoss":
+        sides["alone"] = kernels_alone(sizes)
+    times = medians(rounds, repeats, **sides)
+    names = {"here": f"eager step, {name}, batch {BATCH}", "alone": "its kernels, no engine"}
+    return [
+        Result(
+            names[side],
+            "PyTorch's time",
+            seconds / times["there"],
+            target if side == "here" else 1.0,
+            microseconds(seconds),
+            microseconds(times["there"]),
+        )
+        for side, seconds in times.items()
+        if side != "there"
+    ]
 
 
 def peak_memory(step: Step) -> int:
@@ -84,8 +118,8 @@ def peak_memory(step: Step) -> int:
 def run(quick: bool) -> list[Result]:
     rounds = 10 if quick else 30
     results = [
-        timed("2-25-25-25-2", DISK, "MSELoss", 0.65, rounds),
-        timed("784-512-512-512-10", MNIST, "CrossEntropyLoss", 0.95, rounds),
+        *timed("2-25-25-25-2", DISK, "MSELoss", 0.65, rounds),
+        *timed("784-512-512-512-10", MNIST, "CrossEntropyLoss", 0.95, rounds),
     ]
     here, there = (peak_memory(step) for step in both(MNIST, "CrossEntropyLoss"))
     name = "peak memory of the step, 784-512-512-512-10"
