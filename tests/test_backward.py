@@ -437,3 +437,10 @@ def test_a_torch_tensor_with_gradients_of_its_own_is_refused():
     x = leaf(1.0)
     with pytest.raises(errors.MixedGraphError, match="detach"):
         x * torch.ones(1, dtype=torch.float64, requires_grad=True)
+
+
+def test_gradients_through_complex_numbers_are_refused():
+    x = tg.Tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(errors.GradientDtypeError, match="float32 to torch.complex64"):
+        (x * 1j).abs().sum().backward()
+    assert x.grad is None
