@@ -18,11 +18,10 @@ from torch import Tensor as TorchTensor
 from tinygrad_ee559.errors import InPlaceError, MixedGraphError, NoRuleError, operand_error
 from tinygrad_ee559.rules import registry
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, Formula, Plan, Rule
-from tinygrad_ee559.tape import ForkNode, ListNode, Node, NumbersNode, Part, number_node
+from tinygrad_ee559.tape import NUMBERS, ForkNode, ListNode, Node, NumbersNode, Part, number_node
 from tinygrad_ee559.tensor import Tensor, lift
 
 _new = object.__new__
-_NUMBERS = frozenset({float, int, bool})
 _grad_enabled = torch.is_grad_enabled
 
 
@@ -84,7 +83,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
             if arg.node is not None:
                 edges.append(arg.node)
                 wanted |= bit
-        elif arg.__class__ in _NUMBERS or arg is None:
+        elif arg.__class__ in NUMBERS or arg is None:
             raws.append(arg)
         elif arg.__class__ is list or arg.__class__ is tuple:
             raw, inner = _unwrapped(rule, arg)
@@ -172,10 +171,10 @@ def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """Run a function whose result carries no gradient."""
     number = CONSTANT[function]
     raws = [_raw(arg) for arg in args]
-    if number is not None and not kwargs and all(raw.__class__ in _NUMBERS for raw in raws):
+    if number is not None and not kwargs and all(raw.__class__ in NUMBERS for raw in raws):
         return lift(number(*raws), None)
     raws = [_as_tensor(raw) if isinstance(raw, np.ndarray) else raw for raw in raws]
-    if raws and raws[0].__class__ in _NUMBERS:  # torch takes a scalar only after a tensor
+    if raws and raws[0].__class__ in NUMBERS:  # torch takes a scalar only after a tensor
         raws[0] = _as_tensor(raws[0])
     try:
         out = function(*raws, **_raw_options(kwargs))
@@ -197,7 +196,7 @@ def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
             "change this one inside tinygrad_ee559.no_grad()"
         )
     raws = [_raw(arg) for arg in args]
-    if raws[0].__class__ in _NUMBERS:
+    if raws[0].__class__ in NUMBERS:
         target.data = getattr(target, name.rstrip("_"))(*args[1:], **kwargs)
         return target
     try:
@@ -216,7 +215,7 @@ def unary(rule: Rule) -> Callable[[Tensor], Any]:
     def function(a: Tensor) -> Any:
         x = a._data
         edge = a.node
-        if x.__class__ not in _NUMBERS:
+        if x.__class__ not in NUMBERS:
             out = torch_function(x)
             if edge is None or not _grad_enabled():
                 return lift(out, None)
@@ -249,7 +248,7 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
         else:
             y = b
             b_edge = None
-        if x.__class__ in _NUMBERS and y.__class__ in _NUMBERS:
+        if x.__class__ in NUMBERS and y.__class__ in NUMBERS:
             try:
                 out = number(x, y)
             except (ArithmeticError, ValueError):
@@ -261,7 +260,7 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
             else:
                 tensor.node = number_node(rule, x, y, out, a_edge, b_edge)
             return tensor
-        short = a_edge is not None and b_edge is None and y.__class__ in _NUMBERS
+        short = a_edge is not None and b_edge is None and y.__class__ in NUMBERS
         if not short or not _grad_enabled():
             return call(rule, a, b)
         try:
@@ -324,7 +323,7 @@ def _retry(
     converted = [
         _as_tensor(raw)
         if isinstance(raw, (np.ndarray, np.generic))
-        or (isinstance(arg, Tensor) and raw.__class__ in _NUMBERS)
+        or (isinstance(arg, Tensor) and raw.__class__ in NUMBERS)
         else raw
         for arg, raw in zip(bound, raws)
     ]
@@ -340,7 +339,7 @@ def _retry(
 def _scalars_to_tensors(plan: Plan, raws: list[Any]) -> None:
     """Make tensors of the Python numbers that a formula calls torch functions on."""
     for i in plan.operands:
-        if i < len(raws) and raws[i].__class__ in _NUMBERS:
+        if i < len(raws) and raws[i].__class__ in NUMBERS:
             raws[i] = torch.tensor(float(raws[i]), dtype=torch.float64)
 
 

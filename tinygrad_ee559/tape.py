@@ -45,7 +45,8 @@ Scope = tuple[Any, int, Any]
 #: Among a node's hooks, stands for keeping the gradient as the node's `grad`.
 RETAIN = "retain"
 SCALAR = torch.Size()
-_NUMBERS = frozenset({float, int, bool})
+#: The plain numbers that tensors wrap.
+NUMBERS = frozenset({float, int, bool})
 
 next_order = count(0, -1).__next__
 _new = object.__new__
@@ -117,7 +118,7 @@ class NumberNode:
         """The result and the operands, as torch functions can be called on them."""
         a, b, result = (self.a, self.b, self) if record else (None, None, None)
         x = lift(self.x, a)
-        y = lift(self.y, b) if self.y.__class__ in _NUMBERS else self.y  # an option such as "tanh"
+        y = lift(self.y, b) if self.y.__class__ in NUMBERS else self.y  # an option such as "tanh"
         return lift(self.z, result), (x,) if self.y is None else (x, y)
 
 
@@ -225,7 +226,7 @@ class NumbersNode(Node):
         if self.args is None:
             raise _freed(self)
         # All numbers: a condition too, as torch.where does not take Python's bool for a tensor.
-        edges = {i: None for i, arg in enumerate(self.args) if arg.__class__ in _NUMBERS}
+        edges = {i: None for i, arg in enumerate(self.args) if arg.__class__ in NUMBERS}
         if record:
             edges.update(zip(self.plan.positions, self))
         out = None if self.out is None else lift(self.out, self if record else None)

@@ -18,7 +18,6 @@ from tinygrad_ee559.errors import (
 from tinygrad_ee559.tape import RETAIN, Leaf, propagate
 
 _new = object.__new__
-_NUMBERS = frozenset({float, int, bool})
 _NUMBER_DTYPES = {float: torch.float64, int: torch.int64, bool: torch.bool}
 
 
