@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -9,8 +10,8 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.errors import InPlaceError
-from tinygrad_ee559.record import binary, call_in_place, dispatch, unary
+from tinygrad_ee559.dispatch import call_in_place, dispatch
+from tinygrad_ee559.record import binary, unary
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
 from tinygrad_ee559.tensor import Tensor, lift
 
@@ -70,12 +71,11 @@ def add_operators() -> None:
 def _find_method(self: Tensor, name: str) -> Callable[..., Any]:
     """A method added later by a user's rule, or one that works in place."""
     function = getattr(torch.Tensor, name, None)
-    if function in RULES or function in COMPOSED or function in CONSTANT:
+    if callable(function) and not name.startswith("_"):
         return partial(_method(name, function), self)
-    if function is not None and name.endswith("_") and not name.startswith("_"):
-        return lambda *args, **kwargs: call_in_place(name, (self, *args), kwargs)
-    hint = "; torch has one, and it has no gradient rule: see tinygrad_ee559.rule"
-    raise AttributeError(f"Tensor has no attribute {name!r}{hint if callable(function) else ''}")
+    if inspect.isdatadescriptor(function) and not name.startswith("_"):  # .H, .real, .layout
+        return dispatch(function.__get__, (self,), {})  # type: ignore[no-any-return]
+    raise AttributeError(f"Tensor has no attribute {name!r}")
 
 
 def _torch_function(
@@ -124,17 +124,13 @@ def _number_operator(name: str) -> Callable[[Any, Any], Any]:
 
 
 def _in_place(function: Any, forward: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Any]:
-    """`x += y` and the like: in place where nothing is recorded, a new tensor where it is."""
+    """`x += y` and the like; of a number, which cannot change, a new tensor is made."""
+    name = f"{function.__name__}_"
 
     def assign(self: Tensor, other: Any) -> Any:
-        if not torch.is_grad_enabled() or (self.node is getattr(other, "node", None) is None):
-            return call_in_place(f"{function.__name__}_", (self, other), {})
-        if self.node is not None and self.is_leaf:
-            raise InPlaceError(
-                "a leaf that requires gradients cannot be changed in place where its history is "
-                "recorded; do it inside tinygrad_ee559.no_grad(), or make a new tensor"
-            )
-        return forward(self, other)
+        if not isinstance(self._data, torch.Tensor) and self.node is not None:
+            return forward(self, other)
+        return call_in_place(name, (self, other), {})
 
     return assign
 

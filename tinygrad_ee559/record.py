@@ -18,8 +18,17 @@ from torch import Tensor as TorchTensor
 from tinygrad_ee559.errors import InPlaceError, MixedGraphError, NoRuleError, operand_error
 from tinygrad_ee559.rules import registry
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, Formula, Plan, Rule
-from tinygrad_ee559.tape import NUMBERS, ForkNode, ListNode, Node, NumbersNode, Part, number_node
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tape import (
+    NUMBERS,
+    ForkNode,
+    ListNode,
+    Node,
+    NumbersNode,
+    Part,
+    carries_gradient,
+    number_node,
+)
+from tinygrad_ee559.tensor import Tensor, View, lift
 
 _new = object.__new__
 _grad_enabled = torch.is_grad_enabled
@@ -110,16 +119,16 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
         ]
     try:
         if kwargs:
-            out = rule.function(*raws[: len(args)], **_raw_options(kwargs))
+            out = rule.function(*raws[: len(args)], **raw_options(kwargs))
         else:
             out = rule.function(*raws)
     except Exception as error:
         out, raws = _retry(rule, bound, raws, len(args), kwargs, error)
+    if rule.view:
+        return _view(rule, wanted, edges, bound[0], raws, out)
     if out.__class__ is not TorchTensor:
         return _fork(rule, wanted, edges, raws, out)
-    if not wanted or not _grad_enabled():
-        return lift(out, None)
-    if kwargs and not out.is_floating_point():  # by dtype=, say
+    if not wanted or not _grad_enabled() or not carries_gradient(out.dtype):
         return lift(out, None)
     return _recorded(rule, wanted, edges, raws, out, list_position)
 
@@ -142,68 +151,6 @@ def _recorded(
     tensor._data = out
     tensor.node = Node(plan, edges, raws, out)
     return tensor
-
-
-def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a call of a torch function on tensors amounts to.
-
-    Raises:
-        NoRuleError: nothing is known of the function.
-    """
-    rule = RULES.get(function)
-    if rule is not None:
-        return call(rule, *args, **kwargs)
-    if function in COMPOSED:
-        return COMPOSED[function](*args, **kwargs)
-    if function in CONSTANT:
-        return call_constant(function, args, kwargs)
-    name = getattr(function, "__name__", "")
-    if name.endswith("_") and not name.endswith("__"):
-        return call_in_place(name, args, kwargs)
-    name = registry.function_name(function)
-    raise NoRuleError(
-        f"{name} has no gradient rule; register one with tinygrad_ee559.rule({name}, "
-        "lambda g, y, x: ...), or call it on tensor.data if no gradient is wanted"
-    )
-
-
-def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a function whose result carries no gradient."""
-    number = CONSTANT[function]
-    raws = [_raw(arg) for arg in args]
-    if number is not None and not kwargs and all(raw.__class__ in NUMBERS for raw in raws):
-        return lift(number(*raws), None)
-    raws = [_as_tensor(raw) if isinstance(raw, np.ndarray) else raw for raw in raws]
-    if raws and raws[0].__class__ in NUMBERS:  # torch takes a scalar only after a tensor
-        raws[0] = _as_tensor(raws[0])
-    try:
-        out = function(*raws, **_raw_options(kwargs))
-    except Exception as error:
-        raise _operand_error(registry.function_name(function), raws, error) from error
-    return _lifted(out)
-
-
-def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an in-place function such as `add_`.
-
-    Raises:
-        InPlaceError: the change would have to be recorded.
-    """
-    target = args[0]
-    if _grad_enabled() and any(isinstance(a, Tensor) and a.node is not None for a in args):
-        raise InPlaceError(
-            f"{name} would change a tensor whose history is being recorded; make a new tensor, or "
-            "change this one inside tinygrad_ee559.no_grad()"
-        )
-    raws = [_raw(arg) for arg in args]
-    if raws[0].__class__ in NUMBERS:
-        target.data = getattr(target, name.rstrip("_"))(*args[1:], **kwargs)
-        return target
-    try:
-        getattr(torch.Tensor, name)(*raws, **_raw_options(kwargs))
-    except Exception as error:
-        raise _operand_error(f"Tensor.{name}", raws, error) from error
-    return target
 
 
 def unary(rule: Rule) -> Callable[[Tensor], Any]:
@@ -301,13 +248,41 @@ def _call_number(
 def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) -> Any:
     """The results of a function that has several."""
     if not (wanted and _grad_enabled()):
-        return _lifted(out)
+        return lifted(out)
     plan = rule.plans.get(wanted)
     if plan is None:
         plan = rule.plans[wanted] = Plan(rule, wanted)
     fork = ForkNode(plan, edges, raws, tuple(out))
     return type(out)(
-        [lift(o, Part(fork, i) if o.is_floating_point() else None) for i, o in enumerate(out)]
+        [lift(o, Part(fork, i) if carries_gradient(o.dtype) else None) for i, o in enumerate(out)]
+    )
+
+
+def _view(
+    rule: Rule, wanted: int, edges: list[Any], base: Any, raws: list[Any], out: Any
+) -> Any:
+    """The result of a function that shares the memory of `base`, if it did this time."""
+    if out is raws[0]:
+        return base
+    rest = raws[1:]
+
+    def run(x: Any, *options: Any) -> Any:
+        return call(rule, x, *options) if isinstance(x, Tensor) else rule.function(x, *options)
+
+    recording = wanted and _grad_enabled()
+    if out.__class__ is TorchTensor:
+        tensor = _recorded(rule, wanted, edges, raws, out) if recording else lift(out, None)
+        if not (isinstance(base, Tensor) and out._is_view()):
+            return tensor
+        return View(out, tensor.node, base, lambda x: run(x, *rest))
+    parts = _fork(rule, wanted, edges, raws, out)
+    if not isinstance(base, Tensor):
+        return parts
+    return type(out)(
+        [
+            View(part._data, part.node, base, lambda x, i=i: run(x, *rest)[i])
+            for i, part in enumerate(parts)
+        ]
     )
 
 
@@ -321,7 +296,7 @@ def _retry(
 ) -> tuple[Any, list[Any]]:
     """Call again with NumPy arrays and numbers as torch tensors, if there are any."""
     converted = [
-        _as_tensor(raw)
+        as_tensor(raw)
         if isinstance(raw, (np.ndarray, np.generic))
         or (isinstance(arg, Tensor) and raw.__class__ in NUMBERS)
         else raw
@@ -329,11 +304,11 @@ def _retry(
     ]
     if isinstance(error, TypeError) and any(c is not r for c, r in zip(converted, raws)):
         try:
-            out = rule.function(*converted[:positional], **_raw_options(kwargs))
+            out = rule.function(*converted[:positional], **raw_options(kwargs))
             return out, converted
         except Exception as again:
             error = again
-    raise _operand_error(rule.name, raws, error) from error
+    raise described_error(rule.name, raws, error) from error
 
 
 def _scalars_to_tensors(plan: Plan, raws: list[Any]) -> None:
@@ -347,7 +322,7 @@ def _unwrapped(rule: Rule, items: Any) -> tuple[Any, list[Any] | None]:
     """A list without `Tensor`s, and the edges of its items if there was a `Tensor` among them."""
     if not any(isinstance(item, (Tensor, torch.Tensor)) for item in items):
         if any(item.__class__ in (list, tuple) for item in items):
-            return type(items)([_raw(item) for item in items]), None
+            return type(items)([raw_of(item) for item in items]), None
         return items, None
     edges = []
     raws = []
@@ -355,38 +330,38 @@ def _unwrapped(rule: Rule, items: Any) -> tuple[Any, list[Any] | None]:
         raw = item
         edge = None
         if isinstance(item, Tensor):
-            raw = _as_tensor(item._data)
+            raw = as_tensor(item._data)
             edge = item.node
         elif isinstance(item, torch.Tensor) and item.requires_grad:
             raise _mixed(rule)
-        raws.append(_raw(raw))
+        raws.append(raw_of(raw))
         edges.append(edge)
     return type(items)(raws), edges
 
 
-def _raw(value: Any) -> Any:
+def raw_of(value: Any) -> Any:
     """A value without `Tensor`s, however nested."""
     if isinstance(value, Tensor):
         return value._data
     if value.__class__ in (list, tuple):
-        return type(value)([_raw(item) for item in value])
+        return type(value)([raw_of(item) for item in value])
     return value
 
 
-def _as_tensor(value: Any) -> torch.Tensor:
+def as_tensor(value: Any) -> torch.Tensor:
     return torch.as_tensor(value)
 
 
-def _raw_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: _raw(value) for key, value in kwargs.items()}
+def raw_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: raw_of(value) for key, value in kwargs.items()}
 
 
-def _lifted(out: Any) -> Any:
+def lifted(out: Any) -> Any:
     """A function's results as tensors without gradients."""
     if isinstance(out, torch.Tensor):
         return lift(out, None)
     if isinstance(out, (list, tuple)) and any(isinstance(o, torch.Tensor) for o in out):
-        return type(out)([_lifted(o) for o in out])
+        return type(out)([lifted(o) for o in out])
     return out
 
 
@@ -397,7 +372,7 @@ def _mixed(rule: Rule) -> MixedGraphError:
     )
 
 
-def _operand_error(name: str, raws: list[Any], error: Exception) -> Exception:
+def described_error(name: str, raws: list[Any], error: Exception) -> Exception:
     operands = ", ".join(_described(raw) for raw in raws)
     reason = str(error).strip().split("\n")[0]
     return operand_error(error, f"{name} of {operands}: {reason}")

@@ -28,7 +28,6 @@ from torch import Tensor as TorchTensor
 from tinygrad_ee559.errors import (
     ChangedInPlaceError,
     FreedGraphError,
-    GradientDtypeError,
     GradientShapeError,
 )
 from tinygrad_ee559.rules.numbers import number_formulas
@@ -47,6 +46,7 @@ RETAIN = "retain"
 SCALAR = torch.Size()
 #: The plain numbers that tensors wrap.
 NUMBERS = frozenset({float, int, bool})
+COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
 
 next_order = count(0, -1).__next__
 _new = object.__new__
@@ -241,10 +241,11 @@ class ForkNode(Node):
     def __init__(self, plan: Plan, edges: list[Any], args: list[Any], out: Any) -> None:
         super().__init__(plan, edges, args, out)
         self.parts = [(o.shape, o.dtype) for o in out]
+        self.dtype = next((dtype for _, dtype in self.parts if dtype.is_complex), None)
 
     def lifted_out(self, lift: Lift) -> Any:
         return [
-            lift(o, Part(self, i) if o.is_floating_point() else None)
+            lift(o, Part(self, i) if carries_gradient(o.dtype) else None)
             for i, o in enumerate(self.out)
         ]
 
@@ -253,7 +254,7 @@ class ForkNode(Node):
         some = next(gradient for gradient in g if gradient is not None)
         return [
             some.new_zeros(shape, dtype=dtype)
-            if gradient is None and dtype.is_floating_point
+            if gradient is None and carries_gradient(dtype)
             else gradient
             for gradient, (shape, dtype) in zip(g, self.parts)
         ]
@@ -421,9 +422,14 @@ def _propagate(
         if node.shape is SCALAR:
             node.flow = g
         out, args = node.recall(lift, record)
+        conjugate = node.dtype in COMPLEX and node.plan.rule.holomorphic
+        if conjugate:
+            g = _conjugated(g)
         for formula, edge in zip(node.plan.formulas, node):
             if wanted is None or edge in wanted:
                 d = formula(g, out, *args)
+                if conjugate:
+                    d = _conjugated(d)
                 if (
                     not record
                     and d.__class__ is TorchTensor
@@ -471,6 +477,20 @@ def _pull_numbers(node: NumberNode, g: Any, lift: Lift, record: bool) -> list[An
     return pulled if record else [None if d is None else d.data for d in pulled]
 
 
+def carries_gradient(dtype: torch.dtype) -> bool:
+    """Whether numbers of this kind can have gradients: real and complex ones, not integers."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _conjugated(g: Any) -> Any:
+    """A gradient conjugated; for several results or operands, all of theirs."""
+    if g is None:
+        return None
+    if g.__class__ is list or g.__class__ is tuple:
+        return [_conjugated(item) for item in g]
+    return torch.conj(g)
+
+
 def _leading_to(targets: frozenset[Any], nodes: list[Any]) -> set[Any]:
     """The nodes that gradients must go through to reach the targets."""
     leading: set[Any] = set()
@@ -487,11 +507,8 @@ def _fit(d: Any, edge: Any, node: Any, record: bool) -> Any:
         if node.shape is None:
             return d if record else d.data
         return d.sum() if record else d.sum().item()
-    if d.dtype.is_complex or edge.dtype.is_complex:
-        raise GradientDtypeError(
-            f"{node.rule.name} went from {edge.dtype} to {node.dtype}; complex numbers have no "
-            "gradients here"
-        )
+    if d.dtype.is_complex and not edge.dtype.is_complex:
+        d = torch.real(d)
     if d.shape != shape:
         if not _broadcasts(shape, d.shape):
             raise GradientShapeError(

@@ -15,7 +15,7 @@ from tinygrad_ee559.errors import (
     GradientShapeError,
     NotDifferentiableError,
 )
-from tinygrad_ee559.tape import RETAIN, Leaf, propagate
+from tinygrad_ee559.tape import RETAIN, Leaf, carries_gradient, propagate
 
 _new = object.__new__
 _NUMBER_DTYPES = {float: torch.float64, int: torch.int64, bool: torch.bool}
@@ -234,9 +234,10 @@ class Tensor:
                 "only a tensor that you made can stop requiring gradients; this one was computed "
                 f"by {self.node.rule.name}: use tensor.detach()"
             )
-        if wanted and not self.dtype.is_floating_point:
+        if wanted and not carries_gradient(self.dtype):
             raise GradientDtypeError(
-                f"only floating-point tensors can require gradients, and this one is {self.dtype}"
+                f"only floating-point and complex tensors can require gradients, and this one is "
+                f"{self.dtype}"
             )
         self.node = Leaf(self._data) if wanted else None
 
@@ -372,6 +373,40 @@ def lift(value: Any, edge: Any) -> Tensor:
     tensor._data = value
     tensor.node = edge
     return tensor
+
+
+class View(Tensor):
+    """A tensor that shares the memory of another one, its base.
+
+    Where the base, or another view of it, was changed in place since, the history is made anew when
+    somebody asks for it, like the value, which is in the memory they share.
+
+    Args:
+        data: the value.
+        node: its history.
+        base: the tensor whose memory this is.
+        take: makes the view of a tensor, or torch tensor, like the base.
+    """
+
+    __slots__ = ("base", "take", "_history", "_version")
+
+    def __init__(self, data: Any, node: Any, base: Tensor, take: Callable[[Any], Any]) -> None:
+        self._data = data
+        self.base = base
+        self.take = take
+        self.node = node
+
+    @property
+    def node(self) -> Any:  # type: ignore[override]
+        if self._version != self._data._version and not isinstance(self._history, Leaf):
+            with torch.enable_grad():
+                self.node = self.take(self.base).node
+        return self._history
+
+    @node.setter
+    def node(self, node: Any) -> None:
+        self._history = node
+        self._version = self._data._version
 
 
 def edge_of(tensor: Tensor, role: str) -> Any:

@@ -2,6 +2,7 @@
 
 from tinygrad_ee559.rules import (
     activations,
+    complex,
     constants,
     einsum,
     indexing,
@@ -15,6 +16,7 @@ from tinygrad_ee559.rules import (
 
 __all__ = [
     "activations",
+    "complex",
     "constants",
     "einsum",
     "indexing",

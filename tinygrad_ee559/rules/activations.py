@@ -35,10 +35,10 @@ composed(F.softsign)(lambda x: x / (torch.abs(x) + 1))
 composed(F.tanhshrink)(lambda x: x - torch.tanh(x))
 alias(torch.sigmoid, torch.special.expit)
 
-pointwise(torch.ops.aten.sigmoid_backward,
-          lambda g, _y, _d, sigmoid: torch.ops.aten.sigmoid_backward(g, sigmoid),
-          lambda g, _y, d, sigmoid: g * d * (1 - 2 * sigmoid),
-          number=lambda d, sigmoid: d * (1 - sigmoid) * sigmoid)
+pointwise(torch.ops.aten.sigmoid_backward,  # d conj(sigmoid (1 - sigmoid))
+          lambda g, _y, _d, sigmoid: torch.ops.aten.sigmoid_backward(g, torch.conj(sigmoid)),
+          lambda g, _y, d, sigmoid: torch.conj(g) * d * (1 - 2 * torch.conj(sigmoid)),
+          number=lambda d, sigmoid: d * (1 - sigmoid) * sigmoid, holomorphic=False)
 
 
 @composed(torch.ops.aten.softplus_backward)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tinygrad_ee559.errors import RuleError
-from tinygrad_ee559.rules.registry import composed, constant, rule
+from tinygrad_ee559.rules.registry import composed, constant, rule, view
 
 aten = torch.ops.aten
 
@@ -31,11 +31,33 @@ def put_back_at(values: Any, index: Any, shape: torch.Size) -> Any:
     return zeros
 
 
-rule(
+view(
     torch.Tensor.__getitem__,
     lambda g, _y, x_shape, index: put_back_at(g, index, x_shape),
 )
 rule(put_back_at, lambda g, _y, _values, index, _shape: g[index])
+
+
+@torch.overrides.wrap_torch_function(lambda x, _index, value: (x, value))
+def set_at(x: Any, index: Any, value: Any) -> Any:
+    """A copy of `x` in which the elements at `index` are `value`."""
+    changed = x.clone()
+    changed[index] = value
+    return changed
+
+
+def _assigned(g: Any, shape: torch.Size) -> Any:
+    """The gradient of an assigned value, which may have had more dimensions than its place."""
+    extra = len(shape) - g.ndim
+    return g.reshape((1,) * extra + tuple(g.shape)) if extra > 0 else g
+
+
+rule(
+    set_at,
+    lambda g, _y, _x, index, _value: set_at(g, index, 0),
+    None,
+    lambda g, _y, _x, index, value_shape: _assigned(g[index], value_shape),
+)
 
 
 def _entries(index: Any) -> tuple[Any, ...]:

@@ -39,7 +39,6 @@ def _rounded_quotient(a: float, b: float, rounding_mode: str) -> float:
 
 pointwise(torch.neg,        lambda g, _y, _x: -g,               number=operator.neg)
 pointwise(torch.positive,   lambda g, _y, _x: g,                number=operator.pos)
-pointwise(torch.abs,        lambda g, _y, x: g * torch.sgn(x),  number=abs)
 pointwise(torch.square,     lambda g, _y, x: g * (2 * x),       number=lambda x: x * x)
 pointwise(torch.reciprocal, lambda g, y, _x: -g * (y * y),      number=lambda x: 1 / x)
 pointwise(torch.sqrt,       lambda g, y, _x: g / (2 * y),       number=math.sqrt)
@@ -138,15 +137,16 @@ pointwise(torch.acos,  lambda g, _y, x: -g * torch.rsqrt(1 - x * x),   number=ma
 pointwise(torch.atan,  lambda g, _y, x: g / (x * x + 1),               number=math.atan)
 pointwise(torch.sinh,  lambda g, _y, x: g * torch.cosh(x),             number=math.sinh)
 pointwise(torch.cosh,  lambda g, _y, x: g * torch.sinh(x),             number=math.cosh)
-pointwise(torch.tanh,  lambda g, y, _x: torch.ops.aten.tanh_backward(g, y), number=math.tanh)
+pointwise(torch.tanh,  lambda g, y, _x: torch.ops.aten.tanh_backward(g, y), number=math.tanh,
+          holomorphic=False)
 pointwise(torch.asinh, lambda g, _y, x: g * torch.rsqrt(x * x + 1),    number=math.asinh)
 pointwise(torch.acosh, lambda g, _y, x: g * torch.rsqrt(x * x - 1),    number=math.acosh)
 pointwise(torch.atanh, lambda g, _y, x: g / (1 - x * x),               number=math.atanh)
 
-pointwise(torch.ops.aten.tanh_backward,
-          lambda g, _y, _d, tanh: torch.ops.aten.tanh_backward(g, tanh),
-          lambda g, _y, d, tanh: g * (-2 * tanh * d),
-          number=lambda d, tanh: d * (1 - tanh * tanh))
+pointwise(torch.ops.aten.tanh_backward,  # d conj(1 - tanh ** 2)
+          lambda g, _y, _d, tanh: torch.ops.aten.tanh_backward(g, torch.conj(tanh)),
+          lambda g, _y, d, tanh: torch.conj(g) * d * (-2 * torch.conj(tanh)),
+          number=lambda d, tanh: d * (1 - tanh * tanh), holomorphic=False)
 
 # at the origin, which has no angle, the derivatives are 0
 pointwise(torch.atan2,
@@ -206,7 +206,7 @@ def _slope(y: Any, x: Any) -> Any:
 
 # ---------------------------------------------------------------------------- rounding, signs
 
-for _step in (torch.sgn, torch.sign, torch.floor, torch.ceil, torch.trunc, torch.angle):
+for _step in (torch.sign, torch.floor, torch.ceil, torch.trunc):
     pointwise(_step, lambda g, _y, _x: torch.zeros_like(g))
 pointwise(torch.round, lambda g, _y, _x, decimals=0: torch.zeros_like(g),
           number=lambda x, decimals=0: round(x, decimals))
@@ -275,7 +275,7 @@ def _in_common_type(chosen: Any, a: Any, b: Any) -> Any:
 
 for _function, *_names in (
     (torch.sub, torch.subtract), (torch.mul, torch.multiply), (torch.neg, torch.negative),
-    (torch.div, torch.divide, torch.true_divide), (torch.abs, torch.absolute),
+    (torch.div, torch.divide, torch.true_divide),
     (torch.pow, torch.Tensor.__pow__),
     (torch.clamp, torch.clip), (torch.trunc, torch.fix), (torch.atan2, torch.arctan2),
     (torch.asin, torch.arcsin), (torch.acos, torch.arccos), (torch.atan, torch.arctan),

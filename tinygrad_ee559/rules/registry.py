@@ -45,12 +45,16 @@ class Rule:
     """How one torch function is differentiated.
 
     `number` computes the function on plain Python numbers, `number_formulas` its gradients (made
-    from the formulas when first needed); `pointwise` says that operands broadcast.
+    from the formulas when first needed). `pointwise` says that operands broadcast, `view` that the
+    result may share memory with the first argument. The gradient of a complex number is that of
+    PyTorch, so a function with a complex derivative (`holomorphic`) multiplies by the conjugate of
+    it; the engine conjugates what goes in and what comes out, so that formulas stay those of
+    calculus. The formulas of other functions are written for complex numbers too.
     """
 
     __slots__ = (
         "function", "name", "formulas", "parameters", "defaults",
-        "number", "number_formulas", "pointwise", "keeps", "plans",
+        "number", "number_formulas", "pointwise", "view", "holomorphic", "keeps", "plans",
     )  # fmt: skip
 
     def __init__(
@@ -59,12 +63,16 @@ class Rule:
         formulas: Sequence[Formula | None],
         number: Callable[..., Any] | None = None,
         pointwise: bool = False,
+        view: bool = False,
+        holomorphic: bool = True,
     ) -> None:
         self.function = function
         self.name: str = function_name(function)
         self.formulas = tuple(formulas)
         self.number = number
         self.pointwise = pointwise
+        self.view = view
+        self.holomorphic = holomorphic
         self.parameters, self.defaults = _signature(self.name, self.formulas)
         self.number_formulas: tuple[Formula | None, ...] | None = None
         self.keeps = any(self.plan(1 << i).keeps for i, f in enumerate(formulas) if f is not None)
@@ -148,7 +156,10 @@ class Plan:
 
 
 def rule(
-    function: Any, *formulas: Formula | None, number: Callable[..., Any] | None = None
+    function: Any,
+    *formulas: Formula | None,
+    number: Callable[..., Any] | None = None,
+    holomorphic: bool = True,
 ) -> None:
     """Register how `function` is differentiated.
 
@@ -156,15 +167,24 @@ def rule(
         function: the torch function, or any function of your own that works on torch tensors.
         formulas: one per argument, in order; `None` for an argument without a gradient.
         number: computes the function on plain Python numbers, if it can.
+        holomorphic: whether the engine conjugates complex numbers for the formulas.
 
     Raises:
         RuleError: the formulas' parameters do not agree.
     """
-    _enter(RULES, function, Rule(function, formulas, number))
+    _enter(RULES, function, Rule(function, formulas, number, holomorphic=holomorphic))
+
+
+def view(function: Any, formula: Formula, holomorphic: bool = True) -> None:
+    """Like `rule`, for a function whose result may share memory with its first argument."""
+    _enter(RULES, function, Rule(function, (formula,), view=True, holomorphic=holomorphic))
 
 
 def pointwise(
-    function: Any, *formulas: Formula | None, number: Callable[..., Any] | None = None
+    function: Any,
+    *formulas: Formula | None,
+    number: Callable[..., Any] | None = None,
+    holomorphic: bool = True,
 ) -> None:
     """Like `rule`, for a function that works element by element and broadcasts its operands.
 
@@ -177,7 +197,9 @@ def pointwise(
             x = torch.tensor(x, dtype=torch.float64)
             return function(x, *map(_as_double, options)).item()
 
-    _enter(RULES, function, Rule(function, formulas, number, pointwise=True))
+    _enter(
+        RULES, function, Rule(function, formulas, number, pointwise=True, holomorphic=holomorphic)
+    )
 
 
 def constant(function: Any, number: Callable[..., Any] | None = None) -> None:

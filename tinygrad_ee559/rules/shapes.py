@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tinygrad_ee559.errors import NotDifferentiableError
-from tinygrad_ee559.rules.registry import alias, composed, constant, rule
+from tinygrad_ee559.rules.registry import alias, composed, constant, rule, view
 
 aten = torch.ops.aten
 #: What torch calls, of some functions, if it is given a list of tensors.
@@ -17,12 +17,12 @@ _in_a_list: Any = torch._C._VariableFunctions
 
 # ------------------------------------------------- the same elements, another shape
 
-rule(torch.reshape,   lambda g, _y, x_shape, _shape: g.reshape(x_shape))
-rule(torch.ravel,     lambda g, _y, x_shape: g.reshape(x_shape))
-rule(torch.flatten,   lambda g, _y, x_shape, _start_dim=0, _end_dim=-1: g.reshape(x_shape))
-rule(torch.unflatten, lambda g, _y, x_shape, _dim, _sizes: g.reshape(x_shape))
-rule(torch.squeeze,   lambda g, _y, x_shape, _dim=None: g.reshape(x_shape))
-rule(torch.unsqueeze, lambda g, _y, x_shape, _dim: g.reshape(x_shape))
+view(torch.reshape,   lambda g, _y, x_shape, _shape: g.reshape(x_shape))
+view(torch.ravel,     lambda g, _y, x_shape: g.reshape(x_shape))
+view(torch.flatten,   lambda g, _y, x_shape, _start_dim=0, _end_dim=-1: g.reshape(x_shape))
+view(torch.unflatten, lambda g, _y, x_shape, _dim, _sizes: g.reshape(x_shape))
+view(torch.squeeze,   lambda g, _y, x_shape, _dim=None: g.reshape(x_shape))
+view(torch.unsqueeze, lambda g, _y, x_shape, _dim: g.reshape(x_shape))
 
 
 def _view_gradient(g: Any, shape: torch.Size, size: Any) -> Any:
@@ -34,7 +34,7 @@ def _view_gradient(g: Any, shape: torch.Size, size: Any) -> Any:
     return g.reshape(shape)
 
 
-rule(torch.Tensor.view, lambda g, _y, x_shape, size: _view_gradient(g, x_shape, size))
+view(torch.Tensor.view, lambda g, _y, x_shape, size: _view_gradient(g, x_shape, size))
 
 
 @composed(torch.Tensor.view_as, torch.Tensor.reshape_as)
@@ -68,7 +68,7 @@ def _each(change: Any, tensors: Any) -> Any:
 
 # ----------------------------------------------------------------- broadcasting
 
-rule(torch.Tensor.expand, lambda g, _y, x_shape, *_size: g.sum_to_size(x_shape))
+view(torch.Tensor.expand, lambda g, _y, x_shape, *_size: g.sum_to_size(x_shape))
 
 
 @composed(torch.broadcast_to)
@@ -113,10 +113,10 @@ def _cartesian_prod(*tensors: Any) -> Any:
 
 # ------------------------------------------------------------- the order of dimensions
 
-rule(torch.transpose, lambda g, _y, _x, dim0, dim1: g.transpose(dim0, dim1))
-rule(torch.t,         lambda g, _y, _x: g.t())
-rule(torch.movedim,   lambda g, _y, _x, source, destination: g.movedim(destination, source))
-rule(torch.permute,   lambda g, _y, _x, dims: g.permute(_inverse(dims)))
+view(torch.transpose, lambda g, _y, _x, dim0, dim1: g.transpose(dim0, dim1))
+view(torch.t,         lambda g, _y, _x: g.t())
+view(torch.movedim,   lambda g, _y, _x, source, destination: g.movedim(destination, source))
+view(torch.permute,   lambda g, _y, _x, dims: g.permute(_inverse(dims)))
 alias(torch.transpose, torch.swapdims)
 alias(torch.movedim, torch.moveaxis)
 
@@ -226,11 +226,11 @@ def _block_diag(*tensors: Any) -> Any:
 
 # ----------------------------------------------------------------- splitting
 
-rule(torch.split,            lambda g, _y, _x, _split_size_or_sections, dim=0: torch.cat(g, dim))
-rule(torch.split_with_sizes, lambda g, _y, _x, _split_sizes, dim=0: torch.cat(g, dim))
-rule(torch.chunk,            lambda g, _y, _x, _chunks, dim=0: torch.cat(g, dim))
-rule(torch.unbind,           lambda g, _y, _x, dim=0: torch.stack(g, dim))
-rule(
+view(torch.split,            lambda g, _y, _x, _split_size_or_sections, dim=0: torch.cat(g, dim))
+view(torch.split_with_sizes, lambda g, _y, _x, _split_sizes, dim=0: torch.cat(g, dim))
+view(torch.chunk,            lambda g, _y, _x, _chunks, dim=0: torch.cat(g, dim))
+view(torch.unbind,           lambda g, _y, _x, dim=0: torch.stack(g, dim))
+view(
     torch.tensor_split,
     lambda g, _y, _x, _indices_or_sections=None, dim=0, _indices=None, _sections=None: (
         torch.cat(g, dim)
@@ -262,21 +262,21 @@ def _narrow_gradient(g: Any, shape: torch.Size, dim: int, start: Any, length: in
     return aten.slice_backward(g, shape, dim, start, start + length, 1)
 
 
-rule(
+view(
     torch.narrow,
     lambda g, _y, x_shape, dim, start, length: _narrow_gradient(g, x_shape, dim, start, length),
 )
-rule(
+view(
     torch.select,
     lambda g, _y, x_shape, dim, index: aten.select_backward(g, x_shape, dim, index),
 )
-rule(
+view(
     torch.diagonal,
     lambda g, _y, x_shape, offset=0, dim1=0, dim2=1: (
         aten.diagonal_backward(g, x_shape, offset, dim1, dim2)
     ),
 )
-rule(
+view(
     torch.Tensor.unfold,
     lambda g, _y, x_shape, dimension, size, step: (
         aten.unfold_backward(g, x_shape, dimension, size, step)
@@ -349,7 +349,7 @@ rule(
 # ------------------------------------------------------------- copies and conversions
 
 rule(torch.clone, lambda g, _y, _x, _memory_format=None: g)
-rule(torch.Tensor.contiguous, lambda g, _y, _x, _memory_format=None: g)
+view(torch.Tensor.contiguous, lambda g, _y, _x, _memory_format=None: g)
 constant(torch.detach, number=lambda x: x)
 
 rule(

@@ -1,0 +1,293 @@
+"""What a call of any torch function on tensors amounts to.
+
+A function with a rule leaves a node. A function that changes its first argument in place is the
+function that does not, and an assignment. Any other function is given to torch with stand-ins for
+the tensors: torch takes it apart, as it does for its own tensors, and each operator it comes to is
+called on the tensors again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch._ops import OpOverload, OpOverloadPacket
+
+from tinygrad_ee559.errors import NoRuleError
+from tinygrad_ee559.inplace import assign, before_change
+from tinygrad_ee559.private import decomposition
+from tinygrad_ee559.record import as_tensor, call, described_error, lifted, raw_of, raw_options
+from tinygrad_ee559.rules import registry
+from tinygrad_ee559.rules.indexing import set_at
+from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
+from tinygrad_ee559.tape import NUMBERS, carries_gradient
+from tinygrad_ee559.tensor import Tensor, lift
+
+#: Functions that change their first argument, whose counterpart does not have the same name.
+_COUNTERPARTS: dict[str, Any] = {
+    "__setitem__": set_at,
+    "copy_": torch.ops.aten.copy,
+    "fill_": torch.ops.aten.fill,
+    "zero_": torch.zeros_like,
+}
+#: Functions that give their first argument another shape, and leave the memory as it is.
+_RESHAPING = frozenset({
+    "squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "t_", "as_strided_",
+})  # fmt: skip
+
+
+def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a torch function on tensors, recording it where a gradient may be wanted.
+
+    Raises:
+        NoRuleError: a gradient is wanted, and nothing is known of the function.
+    """
+    rule = RULES.get(function)
+    if rule is not None:
+        return call(rule, *args, **kwargs)
+    if function in COMPOSED:
+        return COMPOSED[function](*args, **kwargs)
+    if function in CONSTANT:
+        return call_constant(function, args, kwargs)
+    name = getattr(function, "__name__", "")
+    if _changes_first(name):
+        return call_in_place(name, args, kwargs)
+    if not (torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))):
+        return call_constant(function, args, kwargs)
+    return taken_apart(function, args, kwargs)
+
+
+def _changes_first(name: str) -> bool:
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a function whose result carries no gradient."""
+    number = CONSTANT.get(function)
+    raws = [raw_of(arg) for arg in args]
+    if number is not None and not kwargs and all(raw.__class__ in NUMBERS for raw in raws):
+        return lift(number(*raws), None)
+    raws = [as_tensor(raw) if isinstance(raw, np.ndarray) else raw for raw in raws]
+    if raws and raws[0].__class__ in NUMBERS:  # torch takes a scalar only after a tensor
+        raws[0] = as_tensor(raws[0])
+    try:
+        out = function(*raws, **raw_options(kwargs))
+    except Exception as error:
+        raise described_error(registry.function_name(function), raws, error) from error
+    return lifted(out)
+
+
+def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a function such as `add_`, that changes its first argument.
+
+    Raises:
+        InPlaceError: the change of a leaf would have to be recorded.
+    """
+    target = args[0]
+    if not (torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))):
+        return _unrecorded(name, args, kwargs)
+    if not isinstance(target, Tensor):
+        raise NoRuleError(
+            f"{name} would put a tensor with a history into a torch.Tensor, which cannot have "
+            "one; wrap it first: tinygrad_ee559.Tensor(t)"
+        )
+    old = before_change(target, name)
+    arguments, options = _map(lambda t: old if t is target else t, (args, kwargs))
+    result = _counterpart(name)(arguments, options)
+    if name in _RESHAPING:
+        target._data = result._data
+        target.node = result.node
+    else:
+        assign(target, result, name)
+    return target
+
+
+def _unrecorded(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target = args[0]
+    raws = [raw_of(arg) for arg in args]
+    if raws[0].__class__ in NUMBERS:
+        target.data = getattr(target, name.rstrip("_"))(*args[1:], **kwargs)
+        return target
+    try:
+        getattr(torch.Tensor, name)(*raws, **raw_options(kwargs))
+    except Exception as error:
+        raise described_error(f"Tensor.{name}", raws, error) from error
+    return target
+
+
+def _counterpart(name: str) -> Callable[..., Any]:
+    """The function that computes what `name` would put into its first argument."""
+    if name in _COUNTERPARTS:
+        return partial(dispatch, _COUNTERPARTS[name])
+    plain = name.removesuffix("_")
+    for space in (torch.Tensor, torch, torch.ops.aten):
+        function = getattr(space, plain, None)
+        if function is not None:
+            return partial(dispatch, function)
+
+    def overwritten(args: Any, kwargs: Any) -> Any:
+        fresh = args[0].data.clone()
+        getattr(fresh, name)(*args[1:], **kwargs)
+        return lift(fresh, None)
+
+    return overwritten
+
+
+# ------------------------------------------------------ functions that have no rule
+
+
+class StandIn(torch.Tensor):
+    """What torch takes for one of its own tensors, in the place of a `Tensor`."""
+
+    tensor: Tensor
+
+    @staticmethod
+    def __new__(cls, tensor: Tensor) -> StandIn:
+        data = tensor.as_torch()
+        new: StandIn = torch.Tensor._make_wrapper_subclass(
+            cls,
+            data.shape,
+            strides=data.stride(),
+            storage_offset=data.storage_offset(),
+            dtype=data.dtype,
+            device=data.device,
+        )
+        new.tensor = tensor
+        return new
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in RULES or function in COMPOSED:
+            return stand_in(dispatch(function, *_real((args, kwargs))))
+        if function is torch.Tensor.requires_grad.__get__:  # type: ignore[attr-defined]
+            return args[0].tensor.requires_grad
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, operator: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return run_operator(operator, args, kwargs or {})
+
+
+def stand_in(value: Any) -> Any:
+    """`value` with a stand-in for every tensor in it."""
+    return _map(StandIn, value)
+
+
+def _real(value: Any) -> Any:
+    """`value` with the tensors that the stand-ins in it stand for."""
+    return _map(lambda t: t.tensor if isinstance(t, StandIn) else t, value)
+
+
+def taken_apart(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a function without a rule gives, from the operators that torch makes of it."""
+    if isinstance(function, (OpOverload, OpOverloadPacket)):
+        return _real(run_operator(function, args, kwargs))
+    inner_args, inner_kwargs = stand_in((args, kwargs))
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            return _real(function(*inner_args, **inner_kwargs))
+    except NoRuleError as error:
+        raise _no_rule(registry.function_name(function)) from error
+
+
+def run_operator(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One operator of torch's library, called on stand-ins; gives stand-ins."""
+    schema = getattr(operator, "_schema", None)
+    if schema is not None and schema.is_mutable:
+        return _run_mutable(operator, schema, args, kwargs)
+    real_args, real_kwargs = _real((args, kwargs))
+    function = _known(operator)
+    if function is not None:
+        with torch._C._EnableTorchFunction():
+            return stand_in(dispatch(function, real_args, real_kwargs))
+    body = None
+    if torch.is_grad_enabled() and _any_tensor(_has_history, (real_args, real_kwargs)):
+        body = decomposition(operator)
+    if body is not None:
+        return body(*args, **kwargs)
+    result = call_constant(operator, real_args, real_kwargs)
+    if _any_tensor(_has_history, (real_args, real_kwargs)) and _any_tensor(_differentiable, result):
+        raise _no_rule(str(operator))
+    return stand_in(result)
+
+
+@cache
+def _known(operator: Any) -> Any:
+    """The function with a rule, if there is one, that is `operator` by another name."""
+    packet = getattr(operator, "overloadpacket", operator)
+    name: str = packet.__name__
+    candidates = [operator, packet]
+    for space, prefix in (
+        (torch, ""), (torch.Tensor, ""), (torch._C._nn, ""), (torch.linalg, "linalg_"),
+        (torch.special, "special_"), (torch.fft, "fft_"), (torch.nn.functional, ""),
+    ):  # fmt: skip
+        if name.startswith(prefix):
+            candidates.append(getattr(space, name.removeprefix(prefix), None))
+    for candidate in candidates:
+        if candidate in RULES or candidate in COMPOSED or candidate in CONSTANT:
+            return candidate
+    return None
+
+
+def _run_mutable(operator: Any, schema: Any, args: Any, kwargs: Any) -> Any:
+    """An operator that writes into its first argument, or into `out`."""
+    name = operator.overloadpacket.__name__
+    written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+    if "out" in kwargs and written == ["out"]:
+        out = kwargs.pop("out")
+        function = _known(operator) or operator.overloadpacket
+        with torch._C._EnableTorchFunction():
+            result = dispatch(function, *_real((args, kwargs)))
+        if isinstance(out, StandIn):
+            assign(out.tensor, result, name)
+        return out
+    with torch._C._EnableTorchFunction():
+        call_in_place(name, *_real((args, kwargs)))
+    return args[0]
+
+
+def _no_rule(name: str) -> NoRuleError:
+    return NoRuleError(
+        f"{name} has no gradient rule; register one with tinygrad_ee559.rule({name}, "
+        "lambda g, y, x: ...), or call it on tensor.data if no gradient is wanted"
+    )
+
+
+# ------------------------------------------------------ tensors in nested arguments
+
+
+def _has_history(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.node is not None
+
+
+def _differentiable(value: Any) -> bool:
+    return isinstance(value, Tensor) and carries_gradient(value.dtype)
+
+
+def _any_tensor(test: Callable[[Any], bool], value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_any_tensor(test, item) for item in value)
+    if isinstance(value, dict):
+        return any(_any_tensor(test, item) for item in value.values())
+    return test(value)
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    """`value` with every tensor in it changed."""
+    if isinstance(value, (Tensor, StandIn)):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        items = [_map(change, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: _map(change, item) for key, item in value.items()}
+    return value
