@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 import tinygrad_ee559 as tg
-from tinygrad_ee559 import checkpoint
+from tinygrad_ee559 import saving
 from tinygrad_ee559.data import Batches, mnist, normalize
 from tinygrad_ee559.training import fit, linear_decay
 
@@ -41,8 +41,8 @@ fit(
 )
 
 # A model is its parameters. Save them, and load them into a new model of the same make.
-checkpoint.save("digits.safetensors", model)
+saving.save("digits.safetensors", model)
 same = tg.nn.Sequential(tg.nn.Linear(784, 128), tg.nn.ReLU(), tg.nn.Linear(128, 10))
-checkpoint.load("digits.safetensors", same)
+saving.load("digits.safetensors", same)
 answers = same(inputs_of(test_images[:5])).argmax(1)
 print("the first five test digits:", test_labels[:5].tolist(), "read as", answers.tolist())

@@ -10,7 +10,7 @@ import torch
 from matplotlib.image import imread
 from mnist_files import MNIST, needs_mnist
 
-from tinygrad_ee559 import Tensor, checkpoint, data, mnist, plots
+from tinygrad_ee559 import Tensor, data, mnist, plots, saving
 from tinygrad_ee559.__main__ import main
 from tinygrad_ee559.training import Epoch
 
@@ -109,7 +109,7 @@ def test_mnist_is_learned_saved_and_its_mistakes_are_drawn(tmp_path, capsys, one
         assert str(tmp_path / name) in output.split()
 
     model = mnist.network(seed=5)
-    checkpoint.load(tmp_path / "model.safetensors", model)
+    saving.load(tmp_path / "model.safetensors", model)
     images, labels = data.mnist(MNIST, train=False)
     with torch.no_grad():
         answers = model(mnist.inputs_of(images)).data.argmax(1)

@@ -12,10 +12,13 @@ by PyTorch's own grad mode, so `tg.no_grad()` and `torch.no_grad()` mean the sam
 
 from torch import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 
-from tinygrad_ee559 import methods, nn, optim
+from tinygrad_ee559 import func, methods, nn, optim
+from tinygrad_ee559.bridge import from_torch, to_torch
 from tinygrad_ee559.draw import draw
-from tinygrad_ee559.func import grad
+from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.gradcheck import gradcheck, gradgradcheck
+from tinygrad_ee559.overriding import override_rule
+from tinygrad_ee559.recompute import checkpoint
 from tinygrad_ee559.record import rule
 from tinygrad_ee559.tensor import Tensor
 
@@ -23,8 +26,11 @@ methods.complete()
 
 __all__ = [
     "Tensor",
+    "checkpoint",
     "draw",
     "enable_grad",
+    "from_torch",
+    "func",
     "grad",
     "gradcheck",
     "gradgradcheck",
@@ -32,6 +38,8 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "override_rule",
     "rule",
     "set_grad_enabled",
+    "to_torch",
 ]

@@ -14,11 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._ops import OpOverload, OpOverloadPacket
 
 from tinygrad_ee559.errors import NoRuleError
 from tinygrad_ee559.inplace import assign, before_change
-from tinygrad_ee559.private import decomposition
+from tinygrad_ee559.private import (
+    decomposition,
+    hollow,
+    is_operator,
+    overriding,
+    unmasked,
+    written_arguments,
+)
 from tinygrad_ee559.record import as_tensor, call, described_error, lifted, raw_of, raw_options
 from tinygrad_ee559.rules import registry
 from tinygrad_ee559.rules.indexing import set_at
@@ -29,9 +35,6 @@ from tinygrad_ee559.tensor import Tensor, lift
 #: Functions that change their first argument, whose counterpart does not have the same name.
 _COUNTERPARTS: dict[str, Any] = {
     "__setitem__": set_at,
-    "copy_": torch.ops.aten.copy,
-    "fill_": torch.ops.aten.fill,
-    "zero_": torch.zeros_like,
 }
 #: Functions that give their first argument another shape, and leave the memory as it is.
 _RESHAPING = frozenset({
@@ -146,15 +149,7 @@ class StandIn(torch.Tensor):
 
     @staticmethod
     def __new__(cls, tensor: Tensor) -> StandIn:
-        data = tensor.as_torch()
-        new: StandIn = torch.Tensor._make_wrapper_subclass(
-            cls,
-            data.shape,
-            strides=data.stride(),
-            storage_offset=data.storage_offset(),
-            dtype=data.dtype,
-            device=data.device,
-        )
+        new: StandIn = hollow(cls, tensor.as_torch())
         new.tensor = tensor
         return new
 
@@ -167,14 +162,15 @@ class StandIn(torch.Tensor):
             return stand_in(dispatch(function, *_real((args, kwargs))))
         if function is torch.Tensor.requires_grad.__get__:  # type: ignore[attr-defined]
             return args[0].tensor.requires_grad
-        with torch._C.DisableTorchFunctionSubclass():
+        with overriding(False):
             return function(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(
         cls, operator: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return run_operator(operator, args, kwargs or {})
+        with unmasked():
+            return run_operator(operator, args, kwargs or {})
 
 
 def stand_in(value: Any) -> Any:
@@ -189,11 +185,9 @@ def _real(value: Any) -> Any:
 
 def taken_apart(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a function without a rule gives, from the operators that torch makes of it."""
-    if isinstance(function, (OpOverload, OpOverloadPacket)):
-        return _real(run_operator(function, args, kwargs))
     inner_args, inner_kwargs = stand_in((args, kwargs))
     try:
-        with torch._C.DisableTorchFunctionSubclass():
+        with overriding(False):
             return _real(function(*inner_args, **inner_kwargs))
     except NoRuleError as error:
         raise _no_rule(registry.function_name(function)) from error
@@ -201,13 +195,13 @@ def taken_apart(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def run_operator(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operator of torch's library, called on stand-ins; gives stand-ins."""
-    schema = getattr(operator, "_schema", None)
-    if schema is not None and schema.is_mutable:
-        return _run_mutable(operator, schema, args, kwargs)
+    written = written_arguments(operator)
+    if written and operator not in RULES:
+        return _run_mutable(operator, written, args, kwargs)
     real_args, real_kwargs = _real((args, kwargs))
     function = _known(operator)
     if function is not None:
-        with torch._C._EnableTorchFunction():
+        with overriding(True):
             return stand_in(dispatch(function, real_args, real_kwargs))
     body = None
     if torch.is_grad_enabled() and _any_tensor(_has_history, (real_args, real_kwargs)):
@@ -238,19 +232,18 @@ def _known(operator: Any) -> Any:
     return None
 
 
-def _run_mutable(operator: Any, schema: Any, args: Any, kwargs: Any) -> Any:
+def _run_mutable(operator: Any, written: list[str], args: Any, kwargs: Any) -> Any:
     """An operator that writes into its first argument, or into `out`."""
     name = operator.overloadpacket.__name__
-    written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
     if "out" in kwargs and written == ["out"]:
         out = kwargs.pop("out")
         function = _known(operator) or operator.overloadpacket
-        with torch._C._EnableTorchFunction():
+        with overriding(True):
             result = dispatch(function, *_real((args, kwargs)))
         if isinstance(out, StandIn):
             assign(out.tensor, result, name)
         return out
-    with torch._C._EnableTorchFunction():
+    with overriding(True):
         call_in_place(name, *_real((args, kwargs)))
     return args[0]
 

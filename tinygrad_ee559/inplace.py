@@ -8,14 +8,12 @@ its base, and every other view of that base reads its history from the base when
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from tinygrad_ee559.errors import InPlaceError
 from tinygrad_ee559.record import call
-from tinygrad_ee559.rules.registry import RULES, rule
+from tinygrad_ee559.rules.indexing import written
+from tinygrad_ee559.rules.registry import RULES
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, View, lift
 
@@ -59,7 +57,7 @@ def assign(target: Tensor, result: Tensor, name: str) -> Tensor:
     for old in above:
         assert isinstance(target, View)
         base = target.base
-        base.node = call(RULES[written], old, lift(target._data, target.node), target.take).node
+        base.node = call(RULES[written], old, lift(target._data, target.node), target.view_of).node
         target = base
     return target
 
@@ -71,18 +69,3 @@ def _line(tensor: Tensor) -> list[Tensor]:
         tensor = tensor.base
         line.append(tensor)
     return line
-
-
-@torch.overrides.wrap_torch_function(lambda base, part, take: (base, part))
-def written(base: Any, part: Any, take: Callable[[Any], Any]) -> Any:
-    """A copy of `base` in which the part that `take` gives a view of is `part`."""
-    copy = base.clone()
-    take(copy).copy_(part)
-    return copy
-
-
-rule(
-    written,
-    lambda g, _y, _base, _part, take: written(g, torch.zeros_like(take(g)), take),
-    lambda g, _y, _base, _part, take: take(g),
-)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tinygrad_ee559 import checkpoint, nn, optim, plots
+from tinygrad_ee559 import nn, optim, plots, saving
 from tinygrad_ee559.data import Batches, mnist, normalize
 from tinygrad_ee559.tensor import Tensor
 from tinygrad_ee559.training import Epoch, fit, linear_decay, seeded
@@ -58,7 +58,7 @@ def run(
         after_epoch=[linear_decay(optimizer, epochs), console.out],
         console=console,
     )
-    checkpoint.save(out / "model.safetensors", model)
+    saving.save(out / "model.safetensors", model)
     with torch.no_grad():
         answers = torch.cat([model(inputs).argmax(1).data for inputs, _ in test])
     plots.wrong_digits(out / "wrong.png", test_images, test_labels, Tensor(answers))

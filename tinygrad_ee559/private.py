@@ -1,13 +1,90 @@
-"""The private parts of torch that are used, all of them: where no public function serves."""
+"""The private parts of torch that are used where no public function serves, all of them.
+
+A test of its own says clearly which of them a new release of torch has changed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch._decomp import decomposition_table
+from torch._ops import OpOverload, OpOverloadPacket
+from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten
+
+__all__ = [
+    "decomposition",
+    "hollow",
+    "is_operator",
+    "overriding",
+    "spread",
+    "tree_flatten",
+    "tree_map",
+    "tree_unflatten",
+    "unmasked",
+    "written_arguments",
+]
+
+
+def is_operator(function: Any) -> bool:
+    """Whether a function is an operator of torch's library, such as torch.ops.aten.relu."""
+    return isinstance(function, (OpOverload, OpOverloadPacket))
 
 
 def decomposition(operator: Any) -> Callable[..., Any] | None:
     """How torch writes an operator in terms of others, if it does."""
-    return decomposition_table.get(operator)
+    body = decomposition_table.get(operator)
+    if body is None and operator._can_decompose():
+        body = operator.decompose
+    return body
+
+
+def written_arguments(operator: Any) -> list[str]:
+    """The names of the arguments that an operator changes in place."""
+    schema = getattr(operator, "_schema", None)
+    arguments = () if schema is None or not schema.is_mutable else schema.arguments
+    return [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+
+
+def hollow(subclass: Any, like: torch.Tensor) -> Any:
+    """A tensor of a subclass that looks like another one and has no memory."""
+    return torch.Tensor._make_wrapper_subclass(
+        subclass,
+        like.shape,
+        strides=like.stride(),
+        storage_offset=like.storage_offset(),
+        dtype=like.dtype,
+        device=like.device,
+    )
+
+
+def overriding(enabled: bool) -> AbstractContextManager[None]:
+    """Inside, `__torch_function__` of other classes is called, or is not."""
+    context = torch._C._EnableTorchFunction if enabled else torch._C.DisableTorchFunctionSubclass
+    return context()  # type: ignore[no-any-return]
+
+
+#: Which of torch's dispatch keys are included and excluded outside of any operator.
+_KEYS = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+def unmasked() -> AbstractContextManager[None]:
+    """Inside, operators called from `__torch_dispatch__` work as elsewhere.
+
+    Torch calls it with the keys masked by which views are tracked and lazy conjugates are resolved.
+    """
+    return torch._C._ForceDispatchKeyGuard(*_KEYS)
+
+
+def spread(prefix: Any, structure: Any) -> list[Any]:
+    """A value for every leaf of a nested structure, from values for whole parts of it.
+
+    Raises:
+        ValueError: the values do not fit the structure.
+    """
+    values = _broadcast_to_and_flatten(prefix, structure)
+    if values is None:
+        raise ValueError(f"{prefix} does not fit arguments or results laid out as {structure}")
+    return values

@@ -17,9 +17,12 @@ them by `order` puts results before operands. Nothing recurses.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,6 +32,7 @@ from tinygrad_ee559.errors import (
     ChangedInPlaceError,
     FreedGraphError,
     GradientShapeError,
+    RuleError,
 )
 from tinygrad_ee559.rules.numbers import number_formulas
 from tinygrad_ee559.rules.registry import Plan, Rule
@@ -71,9 +75,10 @@ class _Edges(list[Any]):
 class Leaf(_Edges):
     """Where the gradient of a tensor that the user made gathers."""
 
-    __slots__ = ("data", "shape", "dtype", "grad", "hooks")
+    __slots__ = ("data", "shape", "dtype", "grad", "hooks", "order")
 
     def __init__(self, data: Any) -> None:
+        self.order = next_order()
         self.grad: Any = None
         self.hooks: list[Any] | None = None
         self.hold(data)
@@ -278,11 +283,15 @@ class Part(_Edges):
         return self[0].rule  # type: ignore[no-any-return]
 
     def join(self, g: Any, grads: dict[Any, Any]) -> None:
-        """Put the gradient of this result into the list that is the gradient of the fork."""
+        """Add the gradient of this result to the list that is the gradient of the fork.
+
+        A formula that sees the results again sees them as other parts of the same fork.
+        """
         fork = self[0]
         if fork not in grads:
             grads[fork] = [None] * len(fork.parts)
-        grads[fork][self.position] = g
+        arrived = grads[fork][self.position]
+        grads[fork][self.position] = g if arrived is None else arrived + g
 
 
 class ListNode(_Edges):
@@ -301,10 +310,14 @@ class ListNode(_Edges):
         self.hooks = None
 
 
-def topological(roots: Iterable[Any]) -> list[Any]:
-    """All nodes from which `roots` were computed, results before operands; no leaves."""
-    nodes = [root for root in dict.fromkeys(roots) if root.__class__ is not Leaf]
-    seen = {None, *nodes}
+def topological(roots: Iterable[Any], ends: Iterable[Any] = ()) -> list[Any]:
+    """All nodes from which `roots` were computed, results before operands; no leaves.
+
+    What the `ends` were computed from, and they themselves, are left out.
+    """
+    seen = {None, *ends}
+    nodes = [n for n in dict.fromkeys(roots) if n.__class__ is not Leaf and n not in seen]
+    seen.update(nodes)
     for node in nodes:
         if node.__class__ is NumberNode:  # a loop over two would cost more than the rest
             edge = node.a
@@ -331,6 +344,7 @@ def propagate(
     record: bool = False,
     retain: bool = False,
     targets: Iterable[Any] | None = None,
+    stop: bool = False,
 ) -> dict[Any, Any]:
     """Carry gradients back from the roots.
 
@@ -340,14 +354,15 @@ def propagate(
         record: run the formulas on lifted values, so that what they compute is on the tape too.
         retain: keep saved values, so that the graph can be used again.
         targets: the nodes whose gradients are wanted; all leaves if None.
+        stop: go no further than the targets, whatever they were computed from.
 
     Returns:
         The gradient of each target (or leaf) that the roots depend on.
     """
     if record:
         with torch.enable_grad():
-            return _propagate(gradients, lift, True, retain, targets)
-    return _propagate(gradients, lift, False, retain, targets)
+            return _propagate(gradients, lift, True, retain, targets, stop)
+    return _propagate(gradients, lift, False, retain, targets, stop)
 
 
 def _propagate(
@@ -356,10 +371,12 @@ def _propagate(
     record: bool,
     retain: bool,
     targets: Iterable[Any] | None,
+    stop: bool,
 ) -> dict[Any, Any]:
-    nodes = topological(gradients)
-    found: dict[Any, Any] = {}
     sought = frozenset(targets or ())
+    nodes = topological(gradients, sought if stop else ())
+    found: dict[Any, Any] = {}
+    overridden = _overridden.rules
     inner = None if targets is None else _leading_to(sought, nodes)
     wanted = None if inner is None else inner | sought
     grads = dict(gradients)
@@ -378,6 +395,8 @@ def _propagate(
         if kind is NumberNode:
             node.flow = g
             rule = node.rule
+            if overridden:
+                rule = overridden.get(rule, rule)
             formulas = rule.number_formulas or number_formulas(rule)
             a, b = node.a, node.b
             x, y, z = node.x, node.y, node.z
@@ -394,7 +413,7 @@ def _propagate(
                 except (ArithmeticError, ValueError, AttributeError):
                     direct = False
             if not direct:
-                da, db = _pull_numbers(node, g, lift, record)
+                da, db = _pull_numbers(node, rule, g, lift, record)
             if a is not None:
                 grads[a] = grads[a] + da if a in grads else da
             if b is not None:
@@ -414,18 +433,21 @@ def _propagate(
                     if edge is not None and (wanted is None or edge in wanted):
                         _send(d, edge, node, grads, lift, record)
                 continue
-            if kind is ForkNode:
-                g = node.filled(g)
-            elif not record:  # a NumbersNode
+            if kind is NumbersNode:
                 node.flow = g
-                g = lift(g, None)
+                g = g if record else lift(g, None)
+            else:
+                g = node.filled(g)
         if node.shape is SCALAR:
             node.flow = g
         out, args = node.recall(lift, record)
-        conjugate = node.dtype in COMPLEX and node.plan.rule.holomorphic
+        plan = node.plan
+        if overridden and plan.rule in overridden:
+            plan = _other_plan(node, overridden[plan.rule])
+        conjugate = node.dtype in COMPLEX and plan.rule.holomorphic
         if conjugate:
             g = _conjugated(g)
-        for formula, edge in zip(node.plan.formulas, node):
+        for formula, edge in zip(plan.formulas, node):
             if wanted is None or edge in wanted:
                 d = formula(g, out, *args)
                 if conjugate:
@@ -451,6 +473,45 @@ def _propagate(
     return found
 
 
+class _Overridden(threading.local):
+    """The rules that stand in for others, in this thread."""
+
+    rules: Mapping[Rule, Rule] = MappingProxyType({})
+
+
+_overridden = _Overridden()
+
+
+@contextmanager
+def overriding_rule(rule: Rule, other: Rule) -> Iterator[None]:
+    """Inside, in this thread, gradients go through `other` where calls were recorded by `rule`.
+
+    What is recorded inside keeps what either of them needs.
+    """
+    before = _overridden.rules
+    rule.keep_for(other)
+    _overridden.rules = {**before, rule: other}
+    try:
+        yield
+    finally:
+        _overridden.rules = before
+        rule.keep_for(None)
+
+
+def _other_plan(node: Node, other: Rule) -> Plan:
+    """How `other` gets the gradients of a node that was recorded by another rule."""
+    plan = other.plan(sum(1 << i for i in node.plan.positions))
+    missing = [other.parameters[i] for i in plan.values - node.plan.values]
+    if plan.output and not node.plan.output:
+        missing.append("the result")
+    if missing:
+        raise RuleError(
+            f"the overriding rule of {node.rule.name} needs {' and '.join(missing)}, which was not "
+            "kept; run the function inside override_rule too"
+        )
+    return plan
+
+
 def _send(
     d: Any, edge: Any, node: Any, grads: dict[Any, Any], lift: Lift, record: bool
 ) -> None:
@@ -466,13 +527,13 @@ def _send(
     grads[edge] = grads[edge] + d if edge in grads else d
 
 
-def _pull_numbers(node: NumberNode, g: Any, lift: Lift, record: bool) -> list[Any]:
+def _pull_numbers(node: NumberNode, rule: Rule, g: Any, lift: Lift, record: bool) -> list[Any]:
     """The gradients of a number's operands, where that takes more than Python's arithmetic."""
     out, args = node.recall(lift, record)
     g = g if record else lift(g, None)
     pulled = [
         None if edge is None or formula is None else formula(g, out, *args)
-        for formula, edge in zip((*node.rule.formulas, None), (node.a, node.b))
+        for formula, edge in zip((*rule.formulas, None), (node.a, node.b))
     ]
     return pulled if record else [None if d is None else d.data for d in pulled]
 

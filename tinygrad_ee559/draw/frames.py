@@ -21,7 +21,7 @@ class Frame:
         self.start = start
         self.end = end
         self.outer: Frame | None = None
-        self.title: str = type(module).__name__
+        self.title: str = module._get_name()
 
     def around(self) -> Iterator[Frame]:
         """This frame and those that it lies in, from the inside out."""

@@ -259,13 +259,16 @@ class Module:
 
     # -------------------------------------------------------------------- printed
 
+    def _get_name(self) -> str:
+        return type(self).__name__
+
     def extra_repr(self) -> str:
         """What stands between the parentheses of the module's `repr`; subclasses define it."""
         return ""
 
     @recursive_repr()
     def __repr__(self) -> str:
-        name, extra = type(self).__name__, self.extra_repr()
+        name, extra = self._get_name(), self.extra_repr()
         lines = [f"({key}): {child!r}" for key, child in _members(self, Module)]
         if not lines:
             return f"{name}({extra})"

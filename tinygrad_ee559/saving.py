@@ -1,7 +1,7 @@
 """Models on disk: safetensors files, written so that a good one is never lost.
 
-    checkpoint.save("model.safetensors", model)
-    checkpoint.load("model.safetensors", model)
+    saving.save("model.safetensors", model)
+    saving.load("model.safetensors", model)
 
 The format holds names, shapes, dtypes and bytes, and nothing that could be executed.
 """
@@ -66,7 +66,7 @@ def load(path: str | os.PathLike[str], model: Module) -> None:
             expected = (file.metadata() or {}).get(_CHECKSUM)
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}); a model saved with checkpoint.save was expected"
+            f"{path} cannot be read ({error}); a model saved with saving.save was expected"
         ) from error
     except SafetensorError as error:
         raise CheckpointError(

@@ -1,0 +1,172 @@
+"""PyTorch's own modules on the tape: `from_torch` and the way back, `to_torch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from tinygrad_ee559.dispatch import StandIn
+from tinygrad_ee559.nn.module import Module, Parameter
+from tinygrad_ee559.private import tree_map
+from tinygrad_ee559.tape import next_order
+from tinygrad_ee559.tensor import Tensor, lift
+
+
+class TorchModule(Module):
+    """A module of PyTorch's whose own `forward` runs on the tape; made by `from_torch`."""
+
+    def __init__(self, module: torch.nn.Module, known: dict[Any, Any]) -> None:
+        known[module] = self
+        self.module = module
+        self._own: dict[str, Any] = {}
+        for name, child in module._modules.items():
+            if child is not None:
+                self._own[name] = known.get(child) or TorchModule(child, known)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if parameter not in known:
+                    known[parameter] = Parameter(parameter, parameter.requires_grad)
+                self._own[name] = known[parameter]
+
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        return self.module.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.module.training = mode
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        stand_ins = {id(p): StandIn(p) for p in self.parameters()}
+        named = self.named_parameters(remove_duplicate=False)
+        parameters = {path: stand_ins[id(p)] for path, p in named}
+        args, kwargs = tree_map(_shown_to_torch, (args, kwargs))
+        with self._watched(), _NewTensors():
+            output = torch.func.functional_call(self.module, parameters, args, kwargs)
+        return tree_map(_shown_to_user, output)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Inside, the calls of the modules in this one are noted on the tape, to be drawn."""
+        starts: list[int] = []
+        handles = []
+
+        def begin(_module: Any, _args: Any) -> None:
+            starts.append(next_order())
+
+        def end(caller: TorchModule, output: Any) -> None:
+            start = starts.pop()
+            node = output.tensor.node if isinstance(output, StandIn) else None
+            if node is not None and hasattr(node, "scope"):
+                node.scope = (caller, start, node.scope)
+
+        for caller in self.modules():
+            if caller is not self and isinstance(caller, TorchModule):
+                handles.append(caller.module.register_forward_pre_hook(begin))
+                handles.append(
+                    caller.module.register_forward_hook(
+                        lambda _module, _args, output, caller=caller: end(caller, output),
+                        always_call=True,
+                    )
+                )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _fields(self) -> Mapping[str, Any]:
+        return self._own
+
+    def __getattr__(self, name: str) -> Any:
+        own = vars(self).get("_own", {})
+        if name in own:
+            return own[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __getitem__(self, index: int) -> Any:
+        return list(self._own.values())[index]
+
+    def _get_name(self) -> str:
+        return self.module._get_name()
+
+    def extra_repr(self) -> str:
+        return self.module.extra_repr()
+
+
+def from_torch(module: torch.nn.Module) -> TorchModule:
+    """A PyTorch module on the tape: its own `forward`, on tensors of this library.
+
+    The parameters share memory with those of `module`, so that training the one trains the other.
+    Buffers, such as the running statistics of a batch normalization, stay those of `module`.
+
+    Args:
+        module: any module that works on torch tensors.
+
+    Returns:
+        A `tinygrad_ee559.nn.Module` with the same paths of parameters.
+
+    Raises:
+        TypeError: `module` is no module of PyTorch's.
+        NoRuleError: when called, if something that it computes has no gradient rule.
+
+    >>> import torch
+    >>> model = from_torch(torch.nn.Linear(3, 1))
+    >>> model(Tensor(torch.ones(2, 3))).sum().backward()
+    >>> model.weight.grad
+    Tensor([[2., 2., 2.]])
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"from_torch takes a torch.nn.Module, not a {type(module).__name__}")
+    return TorchModule(module, {})
+
+
+def to_torch(module: Module) -> torch.nn.Module:
+    """The PyTorch module that `from_torch` was given, with the weights as they are now.
+
+    Raises:
+        TypeError: the module does not come from `from_torch`.
+    """
+    if not isinstance(module, TorchModule):
+        raise TypeError(
+            f"to_torch gives back what from_torch was given, and {module._get_name()} was made "
+            "here; load its state_dict() into a PyTorch module instead"
+        )
+    theirs = dict(module.module.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for path, parameter in module.named_parameters(remove_duplicate=False):
+            theirs[path].data = parameter.as_torch()  # the same memory, unless it was moved
+    return module.module
+
+
+class _NewTensors(TorchFunctionMode):
+    """Inside, tensors that a module makes can take values with a history: `out[i] = x`."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if type(result) is torch.Tensor and function in _FACTORIES:
+            return StandIn(lift(result, None))
+        return result
+
+
+_FACTORIES = frozenset({
+    torch.zeros, torch.ones, torch.empty, torch.full, torch.zeros_like, torch.ones_like,
+    torch.empty_like, torch.full_like, torch.Tensor.new_zeros, torch.Tensor.new_ones,
+    torch.Tensor.new_empty, torch.Tensor.new_full,
+})  # fmt: skip
+
+
+def _shown_to_torch(value: Any) -> Any:
+    return StandIn(value) if isinstance(value, Tensor) else value
+
+
+def _shown_to_user(value: Any) -> Any:
+    if isinstance(value, StandIn):
+        return value.tensor
+    return lift(value, None) if isinstance(value, torch.Tensor) else value
