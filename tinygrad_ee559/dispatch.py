@@ -36,6 +36,11 @@ from tinygrad_ee559.tensor import Tensor, lift
 _COUNTERPARTS: dict[str, Any] = {
     "__setitem__": set_at,
 }
+#: Functions that fill their first argument with random numbers, whatever was there.
+_RANDOM = frozenset({
+    "bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_",
+    "uniform_",
+})  # fmt: skip
 #: Functions that give their first argument another shape, and leave the memory as it is.
 _RESHAPING = frozenset({
     "squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "t_", "as_strided_",
@@ -59,8 +64,24 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if _changes_first(name):
         return call_in_place(name, args, kwargs)
     if not (torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))):
-        return call_constant(function, args, kwargs)
+        result = call_constant(function, args, kwargs)
+        if not _any_tensor(partial(_shares_memory, (args, kwargs)), result):
+            return result
     return taken_apart(function, args, kwargs)
+
+
+def _shares_memory(operands: Any, result: Any) -> bool:
+    """Whether a result is an operand or a view of one, so that changes in place are of both."""
+    return isinstance(result, Tensor) and _any_tensor(
+        lambda operand: isinstance(operand, Tensor) and _memory(operand) is _memory(result),
+        operands,
+    )
+
+
+def _memory(tensor: Tensor) -> Any:
+    """The torch tensor whose memory it is, or the number."""
+    data = tensor._data
+    return data._base if isinstance(data, torch.Tensor) and data._is_view() else data
 
 
 def _changes_first(name: str) -> bool:
@@ -126,7 +147,7 @@ def _counterpart(name: str) -> Callable[..., Any]:
     if name in _COUNTERPARTS:
         return partial(dispatch, _COUNTERPARTS[name])
     plain = name.removesuffix("_")
-    for space in (torch.Tensor, torch, torch.ops.aten):
+    for space in () if name in _RANDOM else (torch.Tensor, torch, torch.ops.aten):
         function = getattr(space, plain, None)
         if function is not None:
             return partial(dispatch, function)

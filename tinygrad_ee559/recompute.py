@@ -136,6 +136,8 @@ def segment(
     rule = Rule(function, (formula,), holomorphic=False)
     out = tuple(leaves[i] for i in results)
     fork = ForkNode(Plan(rule, 1, 0), [ListNode([*edges, *captured])], [raws], out)
+    found = [edge.data for edge in captured if isinstance(edge, Leaf)]
+    fork.guards = [*fork.guards, *((t, t._version) for t in found if _has_gradient(t))]
     for number, i in enumerate(results):
         leaves[i] = lift(leaves[i], Part(fork, number))
     return tree_unflatten([_lifted(leaf, None) for leaf in leaves], structure)

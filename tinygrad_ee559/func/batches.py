@@ -27,7 +27,7 @@ def vmap(
         func: takes and gives tensors, nested in lists, tuples and dicts in any way.
         in_dims: along which dimension the examples of the arguments lie: a number for all, or
             numbers nested as the arguments are; None for what is the same for all examples.
-            Keyword arguments have them along the first dimension.
+            Keyword arguments are the same for all.
         out_dims: along which dimension those of the results are to lie.
         randomness: "error", "different" or "same" random numbers for the examples.
         chunk_size: how many examples are computed at once, all of them if None.
@@ -44,9 +44,12 @@ def vmap(
     def batched(*args: Any, **kwargs: Any) -> Any:
         tensors, flat = flattened(func, (args, kwargs))
         leaves, structure = tree_flatten(args)
-        dims = spread(in_dims, structure) + [0] * len(tree_flatten(kwargs)[0])
-        leaves += tree_flatten(kwargs)[0]
-        dims = [d for d, leaf in zip(dims, leaves) if isinstance(leaf, (Tensor, torch.Tensor))]
+        dims = [
+            dim
+            for dim, leaf in zip(spread(in_dims, structure), leaves)
+            if isinstance(leaf, (Tensor, torch.Tensor))
+        ]
+        dims += [None] * (len(tensors) - len(dims))
         return segment(func, flat, tensors, Batches(dims, out_dims, randomness, chunk_size))
 
     return batched

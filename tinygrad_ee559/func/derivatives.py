@@ -219,9 +219,10 @@ def jacfwd(
             )[1:]
 
         units = _units(inputs)
-        columns, *aux = vmap(column, out_dims=-1, randomness=randomness)(*units)
-        aux = [tree_map(lambda x: x.select(-1, 0) if isinstance(x, Tensor) else x, a) for a in aux]
+        columns, *aux = vmap(column, randomness=randomness)(*units)
+        aux = [tree_map(lambda x: x[0], part) for part in aux]  # the same in all columns
         outputs, layout = tree_flatten(columns)
+        outputs = [output.movedim(0, -1) for output in outputs]
         sizes = [leaf.shape.numel() for leaf in inputs]
         blocks = []
         for output in outputs:
