@@ -1,7 +1,17 @@
-"""PyTorch's own operators with its own samples of their arguments, and how far we get on each."""
+"""PyTorch's own operators with its own samples of their arguments, and how far we get on each.
 
+`python tests/op_db.py` goes through all of them and writes those that are missing, with reasons, to
+`docs/missing.csv`, which the documentation shows. `python tests/op_db.py fft conv` tells of those
+with such names, and writes nothing.
+"""
+
+import csv
+import multiprocessing
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +19,10 @@ from torch.testing._internal.common_methods_invocations import op_db
 
 from compare import assert_same_gradients, tensors
 
+MISSING = Path(__file__).parent.parent / "docs" / "missing.csv"
 DTYPES = (torch.float64, torch.complex128)
+NOT_ON_CPU = "PyTorch does not differentiate it on a CPU"
+NOT_IN_TORCH = "PyTorch has no second derivative to compare with"
 #: Seconds that one operator may take with one dtype.
 LIMIT = 120
 
@@ -21,9 +34,9 @@ class Outcome(NamedTuple):
     second: str | None
 
 
-def operators() -> list[Any]:
-    """The operators of which PyTorch says that they can be differentiated."""
-    return [op for op in op_db if op.supports_autograd]
+def operators() -> dict[str, Any]:
+    """The operators of which PyTorch says that they can be differentiated, by name."""
+    return {op.formatted_name: op for op in op_db if op.supports_autograd}
 
 
 def samples(op: Any, dtype: torch.dtype) -> Iterator[Any]:
@@ -35,10 +48,10 @@ def outcome(op: Any) -> Outcome:
     """Compare an operator with torch.autograd on all samples, in all dtypes that it knows."""
     dtypes = [dtype for dtype in DTYPES if dtype in op.supported_backward_dtypes("cpu")]
     if not dtypes:
-        return Outcome("not on a CPU", "not on a CPU")
+        return Outcome(*[NOT_ON_CPU] * 2)
     first = second = None
     if not op.supports_gradgrad:
-        second = "PyTorch has none"
+        second = NOT_IN_TORCH
     for dtype in dtypes:
         for number, sample in enumerate(samples(op, dtype)):
             order = 1 if second else 2
@@ -69,7 +82,10 @@ def compare(op: Any, sample: Any, order: int) -> str | None:
     def late(*_: Any) -> None:
         raise TimeoutError(f"took more than {LIMIT} s")
 
-    if not any(t.requires_grad for t in tensors((sample.input, sample.args, sample.kwargs))):
+    given = list(tensors((sample.input, sample.args, sample.kwargs)))
+    if not given:
+        return None  # nothing that could be a tensor of ours
+    if not any(t.requires_grad for t in given):
         order = 0
     signal.signal(signal.SIGALRM, late)
     signal.alarm(LIMIT)
@@ -89,3 +105,39 @@ def compare(op: Any, sample: Any, order: int) -> str | None:
     finally:
         signal.alarm(0)
     return None
+
+
+def missing() -> dict[str, dict[str, str]]:
+    """The operators that are known to be missing, with the order from which on, and the reason."""
+    with MISSING.open(newline="") as file:
+        return {row["operator"]: row for row in csv.DictReader(file)}
+
+
+def _outcome_of(name: str) -> tuple[str, Outcome]:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    return name, outcome(operators()[name])
+
+
+def main(parts: list[str]) -> None:
+    names = [n for n in operators() if not parts or any(part in n for part in parts)]
+    known = missing() if MISSING.exists() else {}
+    found = {}
+    rows = []
+    with multiprocessing.Pool(maxtasksperchild=50) as pool:
+        for name, result in pool.imap(_outcome_of, names):
+            found[name] = result
+            if result.first or (result.second and result.second != NOT_IN_TORCH):
+                reason = known.get(name, {}).get("reason") or result.first or result.second
+                rows.append([name, "1" if result.first else "2", reason])
+                print(f"{name}: {result.first or result.second}", flush=True)
+    print("first order:", sum(not o.first for o in found.values()), "of", len(found))
+    of_second = [o for o in found.values() if o.second != NOT_IN_TORCH]
+    print("second order:", sum(not o.second for o in of_second), "of", len(of_second))
+    if not parts:
+        with MISSING.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([["operator", "order", "reason"], *rows])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
