@@ -92,4 +92,4 @@ for row, (name, method) in zip(rows, METHODS.items()):
 for axes, (answer,) in zip(rows[0], answers.tolist()):
     axes.set_title(f"read as {answer}", fontsize=9)
 figure.savefig("explanations.png", dpi=120)
-print("explanations.png shows what speaks for each answer (in the last row red, and blue against it)")
+print("explanations.png: what speaks for each answer; in the last row red, and blue against it")

@@ -1,11 +1,16 @@
 """Comparing this library with torch.autograd: values, gradients, and gradients of gradients."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 import tinygrad_ee559 as tg
+
+
+class TorchCannotError(Exception):
+    """torch.autograd fails where it should give what ours is compared with."""
 
 
 def assert_same_gradients(
@@ -36,8 +41,8 @@ def assert_same_gradients(
         process: makes of the results what is compared and differentiated.
     """
     arguments = (args, kwargs or {})
-    our_args, our_kwargs = _map_tensors(_our_twin, arguments)
-    their_args, their_kwargs = _map_tensors(_their_twin, arguments)
+    our_args, our_kwargs = map_tensors(_our_twin, arguments)
+    their_args, their_kwargs = map_tensors(_their_twin, arguments)
     our_inputs = _with_gradient(tensors((our_args, our_kwargs)))
     their_inputs = _with_gradient(tensors((their_args, their_kwargs)))
     assert their_inputs or not order, "nothing to compare: no argument requires gradients"
@@ -58,15 +63,62 @@ def assert_same_gradients(
             _our_twin(cotangent if isinstance(our.data, torch.Tensor) else _as_number(cotangent))
             for our, cotangent in zip(our_outputs, cotangents)
         ]
-        expected = _gradients(
-            torch.autograd.grad, their_outputs, their_inputs, their_cotangents, create_graph=True
-        )
+        try:
+            expected = _gradients(
+                torch.autograd.grad,
+                their_outputs,
+                their_inputs,
+                their_cotangents,
+                create_graph=level < order,
+                retain_graph=True,
+            )
+        except RuntimeError as error:
+            raise TorchCannotError(f"order {level}: {error}") from error
         for how in ({"retain_graph": True}, {"create_graph": True}):
             found = _gradients(tg.grad, our_outputs, our_inputs, our_cotangents, **how)
             _assert_close(found, expected, f"gradient of order {level}, {how}", rtol, atol)
         our_outputs, their_outputs = found, expected
         our_inputs += _with_gradient(our_cotangents)
         their_inputs += _with_gradient(their_cotangents)
+
+
+def assert_second_order_by_differences(
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any],
+    seed: int = 0,
+    process: Callable[[Any], Any] = lambda outputs: outputs,
+) -> None:
+    """Assert that the second derivative, in a random direction, is the change of the first."""
+    generator = torch.Generator().manual_seed(seed)
+    arguments = map_tensors(_our_twin, (args, kwargs))
+    inputs = _with_gradient(tensors(arguments))
+
+    def like(xs: list[tg.Tensor]) -> list[torch.Tensor]:
+        return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in xs]
+
+    def gradients(**how: bool) -> list[tg.Tensor]:
+        torch.manual_seed(seed)
+        outputs = _with_gradient(tensors(process(function(*arguments[0], **arguments[1]))))
+        return _gradients(tg.grad, outputs, inputs, [tg.Tensor(c) for c in starts], **how)
+
+    torch.manual_seed(seed)
+    results = _with_gradient(tensors(process(function(*arguments[0], **arguments[1]))))
+    starts, weights, direction = like(results), like(inputs), like(inputs)
+    first = gradients(create_graph=True)
+    second = _gradients(tg.grad, first, inputs, [tg.Tensor(w) for w in weights])
+    found = sum((g.data * v).sum().item() for g, v in zip(second, direction))
+    step = 1e-5
+    sides = []
+    for sign in (1, -1):
+        for x, v in zip(inputs, direction):
+            x.data.add_(v, alpha=sign * step)
+        there = gradients()
+        sides.append(sum((g.data * w).sum().item() for g, w in zip(there, weights)))
+        for x, v in zip(inputs, direction):
+            x.data.sub_(v, alpha=sign * step)
+    expected = (sides[0] - sides[1]) / (2 * step)
+    assert abs(found - expected) <= 1e-5 * max(1.0, abs(expected)), (found, expected)
 
 
 def op_samples(name: str, variant: str = "") -> tuple[Callable[..., Any], list[tuple[Any, Any]]]:
@@ -90,13 +142,18 @@ def op_samples(name: str, variant: str = "") -> tuple[Callable[..., Any], list[t
 def _our_twin(tensor: Any) -> tg.Tensor:
     data = tensor.data
     if isinstance(data, torch.Tensor):
-        data = data.clone()
+        data = _copy(data)
     return tg.Tensor(data, requires_grad=tensor.requires_grad)
 
 
 def _their_twin(tensor: Any) -> torch.Tensor:
     data = tensor.as_torch() if isinstance(tensor, tg.Tensor) else tensor
-    return data.detach().clone().requires_grad_(tensor.requires_grad)
+    return _copy(data.detach()).requires_grad_(tensor.requires_grad)
+
+
+def _copy(data: torch.Tensor) -> torch.Tensor:
+    """A copy with the memory around it, which functions of memory can see."""
+    return copy.deepcopy(data) if data.layout == torch.strided else data.clone()
 
 
 def _cotangent(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -153,14 +210,14 @@ def _assert_close(
         )
 
 
-def _map_tensors(change: Callable[[Any], Any], value: Any) -> Any:
+def map_tensors(change: Callable[[Any], Any], value: Any) -> Any:
     """`value` with every tensor in it changed."""
     if isinstance(value, (torch.Tensor, tg.Tensor)):
         return change(value)
     if isinstance(value, dict):
-        return {key: _map_tensors(change, item) for key, item in value.items()}
+        return {key: map_tensors(change, item) for key, item in value.items()}
     if value.__class__ in (list, tuple):
-        return type(value)([_map_tensors(change, item) for item in value])
+        return type(value)([map_tensors(change, item) for item in value])
     return value
 
 

@@ -79,7 +79,8 @@ def changed_twice(y, x):
 
 
 def made_empty(y, x):
-    out = y.new_zeros(2, 3) if isinstance(y, torch.Tensor) else tg.Tensor(torch.zeros(2, 3).double())
+    out = torch.zeros(2, 3, dtype=torch.float64)
+    out = out if isinstance(y, torch.Tensor) else tg.Tensor(out)
     out[0] = y
     out[1].copy_(x * 2)
     return out.cumsum(0)

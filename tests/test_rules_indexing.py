@@ -10,13 +10,16 @@ from compare import assert_same_gradients, op_samples
 from expressions import check, functions_of, random, split
 
 import tinygrad_ee559 as tg
-from tinygrad_ee559.errors import ChangedInPlaceError, OperandError, RuleError
+from tinygrad_ee559.errors import ChangedInPlaceError, OperandError
 from tinygrad_ee559.rules import indexing
 
 #: The operators of which PyTorch's own samples are compared, variants after a colon.
 OPERATORS = split("""
     __getitem__ gather take_along_dim index_select scatter scatter_add index_add index_copy
     index_fill scatter_reduce:sum scatter_reduce:mean scatter_reduce:amax scatter_reduce:amin
+    scatter_reduce:prod index_reduce:mean index_reduce:amax index_reduce:amin index_reduce:prod
+    fill
+    _unsafe_masked_index _unsafe_masked_index_put_accumulate
     take put index_put masked_select masked_fill masked_scatter nn.functional.embedding
 """)
 
@@ -76,7 +79,11 @@ FORMS = split("""
     x.scatter_reduce(0, I, z, "sum") | x.scatter_reduce(0, I, z, "mean", include_self=False)
     x.scatter_reduce(0, I, z, "amax") | x.scatter_reduce(dim=0, index=I, src=z, reduce="amin")
     x.scatter_reduce(0, I, z, reduce="amax", include_self=False)
-    x.scatter_reduce(0, I, z, reduce="mean")
+    x.scatter_reduce(0, I, z, reduce="mean") | x.scatter_reduce(0, I, z, "prod")
+    x.index_reduce(1, ROWS, z.reshape(-1)[:6].reshape(3, 2).repeat(1, 2)[:, :3], "prod")
+    x.index_reduce(0, tensor([2, 2]), z, "mean", include_self=False)
+    torch.fill(x, 2.0) | torch.fill(x, z[0, 0]) | x[1:].take(tensor([0, 5, 5]))
+    x[1:].put(ROWS, z[0, :3])
     x.take(I) | x.take(tensor(5)) | torch.take(x, index=tensor([-1, -1])) | x.put(PLACES, z)
     x.put(I, z, accumulate=True) | torch.put(x, index=tensor([7]), source=z[0, :1])
     x.put(I, z, True)
@@ -212,12 +219,26 @@ def test_a_filling_number_gets_a_gradient():
     assert value.grad.item() == 6
 
 
-def test_scatter_reduce_by_products_has_no_gradient():
-    x, src = tg.Tensor([1.0, 2.0], requires_grad=True), torch.tensor([3.0])
-    y = x.scatter_reduce(0, torch.tensor([1]), src, "prod")
-    assert y.tolist() == [1, 6]
-    with pytest.raises(RuleError, match="no gradient is defined for reduce='prod'"):
-        y.sum().backward()
+def test_products_at_an_index_with_zeros():
+    """To the first order; the second derivative is not defined in PyTorch."""
+    x = torch.tensor([0.0, 2.0, 3.0, 0.0, 5.0], dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([0, 0, 1, 1, 2, 2, 3])
+    for zeros in ([], [0], [2, 3], [2, 4, 5], [6]):
+        src = torch.arange(1.0, 8.0, dtype=torch.float64)
+        src[zeros] = 0
+        for include_self in (True, False):
+            args = [x, 0, index, src.requires_grad_(), "prod"]
+            assert_same_gradients(
+                torch.scatter_reduce, args, {"include_self": include_self}, order=1
+            )
+            src = src.detach()
+
+
+@pytest.mark.parametrize("variant", ["lengths", "offsets"])
+def test_reductions_of_segments(variant):
+    function, samples = op_samples("_segment_reduce", variant)
+    for args, kwargs in samples:
+        assert_same_gradients(function, args, kwargs, order=1)
 
 
 def test_an_extreme_that_excludes_its_own_element_leaves_it_no_part_of_the_gradient():
@@ -254,5 +275,9 @@ def test_errors_name_function_and_shapes(expression, message):
 
 def test_every_function_is_tested():
     tested = {name.split(":")[0].rpartition(".")[2] for name in OPERATORS}
-    inner = {"put_back_at", "embedding_dense_backward"}  # what gradients are made with
-    assert functions_of(indexing) == tested | inner
+    tested |= {"segment_reduce"}
+    inner = {  # what gradients, changes in place and functions without a rule are made with
+        "put_back_at", "set_at", "embedding_dense_backward", "index", "_unsafe_index",
+        "_unsafe_index_put", "zero", "copy",
+    }  # fmt: skip
+    assert functions_of(indexing) <= tested | inner

@@ -6,10 +6,11 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from compare import assert_same_gradients, op_samples
+from compare import assert_same_gradients, op_samples, tensors
 
 import tinygrad_ee559 as tg
-from tinygrad_ee559.errors import InPlaceError, RuleError
+from tinygrad_ee559.dispatch import StandIn
+from tinygrad_ee559.errors import RuleError
 
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")  # of kl_div
 
@@ -38,7 +39,7 @@ def classes(*shape, count, seed=0):
     return torch.randint(count, shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.filterwarnings("ignore:.*target.*size", "ignore:a target of shape")
+@pytest.mark.filterwarnings("ignore:.*target.*size")
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_derivatives_on_samples_of_pytorch(operator):
     function, samples = op_samples(*operator.split(":"))
@@ -163,10 +164,8 @@ def test_dropout_draws_what_torch_draws(p, seed):
 def test_dropout_outside_training_and_its_errors():
     x = tg.Tensor([1.0, 2.0], requires_grad=True)
     assert F.dropout(x, 0.5, training=False) is x
-    with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
+    with pytest.raises(ValueError, match="between 0 and 1, but got 1.5"):
         F.dropout(x, 1.5)
-    with pytest.raises(InPlaceError, match="inplace"):
-        F.dropout(x, 0.5, inplace=True)
 
 
 # --------------------------------------------------------------------------- losses
@@ -200,16 +199,12 @@ def test_weighted_losses(function, reduction):
     assert_same_gradients(function, (x, target), kwargs)
 
 
-@pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize(
     "function", [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss], ids=lambda f: f.__name__
 )
 def test_a_target_of_another_shape_is_broadcast_with_a_warning(function):
-    with pytest.warns(UserWarning, match=r"shape \[4\] .* \[4, 1\]") as warned:
+    with pytest.warns(UserWarning, match="Using a target size"):
         assert_same_gradients(function, random((4, 1), (4,)))
-    ours = [w for w in warned if "is broadcast" in str(w.message)]
-    assert len(ours) == 1
-    assert ours[0].filename.endswith("compare.py")  # where the loss was called
 
 
 @pytest.mark.filterwarnings("ignore:size_average and reduce args")
@@ -225,7 +220,7 @@ def test_the_older_options_for_reductions(function, size_average, reduce):
 @pytest.mark.parametrize("function", [F.mse_loss, F.cross_entropy, F.hinge_embedding_loss])
 def test_an_unknown_reduction(function):
     x = tg.Tensor([[1.0, 2.0]], requires_grad=True)
-    with pytest.raises(ValueError, match="none, mean or sum, not by 'product'"):
+    with pytest.raises(ValueError, match="product is not a valid"):
         function(x, x.detach(), reduction="product")
 
 
@@ -313,7 +308,7 @@ def test_binary_cross_entropies(weighted, reduction):
 )
 def test_binary_cross_entropies_do_not_broadcast_the_target(function):
     x = tg.Tensor(torch.full((4, 1), 0.5), requires_grad=True)
-    with pytest.raises(ValueError, match=r"target has shape \[4\], and the input \[4, 1\]"):
+    with pytest.raises(ValueError, match=r"[Tt]arget size .*\[4\].* input size .*\[4, 1\]"):
         function(x, torch.ones(4))
 
 
@@ -324,15 +319,224 @@ def test_binary_cross_entropy_at_certainty_is_finite():
     assert_same_gradients(F.binary_cross_entropy, (x, target), order=1)
 
 
-def test_gaussian_nll_of_a_wrong_variance():
-    x = tg.Tensor(torch.zeros(4, 3), requires_grad=True)
-    with pytest.raises(ValueError, match="negative"):
-        F.gaussian_nll_loss(x, torch.zeros(4, 3), torch.full((4, 3), -1.0))
-    with pytest.raises(ValueError, match=r"variance of shape \[2, 3\] .* \[4, 3\]"):
-        F.gaussian_nll_loss(x, torch.zeros(4, 3), torch.ones(2, 3))
-
-
 def test_gradients_of_class_weights_do_not_exist():
     x, weight = (tg.Tensor(t.detach(), requires_grad=True) for t in random((4, 3), (3,)))
-    with pytest.raises(RuleError, match="nll_loss_nd: .* argument weight"):
+    with pytest.raises(RuleError, match="nll_loss: .* argument weight"):
         F.nll_loss(x, classes(4, count=3), weight)
+
+
+def test_linear_cross_entropy_in_pieces_is_the_whole():
+    if not hasattr(F, "linear_cross_entropy"):
+        pytest.skip("from torch 2.13 on")
+    x, weight = random((5, 3), (4, 3))
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2)
+    target = classes(5, count=4)
+
+    def function(x, weight):
+        return F.linear_cross_entropy(x, weight, target, options=options)
+
+    assert_same_gradients(function, (x, weight), order=1)
+    ours = [tg.Tensor(t.detach(), requires_grad=True) for t in (x, weight)]
+    assert tg.gradgradcheck(function, ours)
+
+
+# ------------------------------------------------------- beyond PyTorch's own derivatives
+
+
+def ctc_by_definition(scores, targets, input_lengths, target_lengths, blank):
+    """-log of the sum over all paths, by the recursion of the paper, one sample after another."""
+    log_probs = scores.log_softmax(-1)
+    losses = []
+    for n, (steps, length) in enumerate(zip(input_lengths, target_lengths)):
+        labels = [blank]
+        for label in targets[n, :length].tolist():
+            labels += [label, blank]
+        alpha = {s: log_probs[0, n, labels[s]] for s in range(min(2, len(labels)))}
+        for t in range(1, steps):
+            ways = {
+                s: [
+                    alpha[r]
+                    for r in (s, s - 1, s - 2)
+                    if r in alpha
+                    and (r > s - 2 or labels[s] not in (blank, labels[r]))
+                ]
+                for s in range(len(labels))
+            }
+            alpha = {
+                s: torch.logsumexp(torch.stack(w), 0) + log_probs[t, n, labels[s]]
+                for s, w in ways.items()
+                if w
+            }
+        last = [alpha[s] for s in (len(labels) - 1, len(labels) - 2) if s in alpha]
+        losses.append(-torch.logsumexp(torch.stack(last), 0))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+@pytest.mark.parametrize("form", ["rows", "one after another", "tensors"])
+def test_ctc_loss_to_the_third_order(form, blank):
+    """PyTorch's kernel has no second derivative; the definition, in plain operations, has all."""
+    (theirs,) = random((7, 3, 5))
+    ours = tg.Tensor(theirs.detach(), requires_grad=True)
+    others = torch.tensor([c for c in range(5) if c != blank])
+    rows = others[torch.tensor([[0, 0, 1], [2, 0, 0], [3, 1, 0]])]
+    input_lengths, target_lengths = [7, 5, 6], [3, 0, 2]
+    expected = ctc_by_definition(theirs, rows, input_lengths, target_lengths, blank)
+    targets = rows if form == "rows" else torch.cat([r[:n] for r, n in zip(rows, target_lengths)])
+    if form == "tensors":
+        input_lengths, target_lengths = map(torch.tensor, (input_lengths, target_lengths))
+    found = F.ctc_loss(
+        ours.log_softmax(-1), targets, input_lengths, target_lengths, blank, reduction="none"
+    )
+    for order in range(4):
+        torch.testing.assert_close(found.data, expected.detach())
+        if order < 3:
+            (found,) = tg.grad((found * found).sum(), ours, create_graph=True)
+            (expected,) = torch.autograd.grad(
+                (expected * expected).sum(), theirs, create_graph=True
+            )
+
+
+@pytest.mark.parametrize("zero_infinity", [False, True])
+def test_ctc_loss_of_a_target_that_does_not_fit(zero_infinity):
+    (x,) = random((3, 2, 4))
+    targets = torch.tensor([[1, 1, 2], [1, 2, 3]])
+
+    def function(x):
+        scores = x.log_softmax(-1)
+        return F.ctc_loss(scores, targets, [3, 3], [3, 3], zero_infinity=zero_infinity)
+
+    assert_same_gradients(function, (x,), order=1)
+    x = tg.Tensor(x.detach(), requires_grad=True)
+    (g,) = tg.grad(function(x), x, create_graph=True)
+    (h,) = tg.grad((g * g).sum(), x)
+    assert h[:, 1].isfinite().all()
+    assert zero_infinity == bool((h[:, 0] == 0).all())
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding_idx", [None, 2])
+@pytest.mark.parametrize("include_last_offset", [False, True])
+def test_bags_of_words(mode, padding_idx, include_last_offset):
+    """PyTorch has no second derivatives of them. One bag is empty."""
+    table, weights = random((5, 3), (6,))
+    words = torch.tensor([1, 2, 3, 2, 2, 0])
+    offsets = torch.tensor([0, 2, 2, 6] if include_last_offset else [0, 2, 2])
+
+    def bags(table, weights=None):
+        return F.embedding_bag(
+            words, table, offsets, mode=mode, per_sample_weights=weights, padding_idx=padding_idx,
+            include_last_offset=include_last_offset,
+        )  # fmt: skip
+
+    inputs = (table, weights) if mode == "sum" else (table,)
+    assert_same_gradients(bags, inputs, order=1)
+    ours = [tg.Tensor(t.detach(), requires_grad=True) for t in inputs]
+    assert tg.gradgradcheck(lambda *inputs: bags(*inputs) ** 2, ours)
+
+
+MASK = torch.tensor([[True, False, True, True]] * 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"is_causal": True}, {"attn_mask": MASK},
+        {"attn_mask": torch.where(MASK, 0.3, -0.2).double()}, {"dropout_p": 0.3}, {"scale": 0.1},
+        {"attn_mask": MASK & torch.tensor([[True], [False], [True]])}, {"enable_gqa": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_attention_to_the_third_order(options):
+    """By the path that PyTorch can differentiate so often; a query may attend to nothing."""
+    heads = 2 if "enable_gqa" in options else 4
+    inputs = random((2, 4, 3, 5), (2, heads, 4, 5), (2, heads, 4, 5))
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert_same_gradients(F.scaled_dot_product_attention, inputs, options, order=3)
+    assert_same_gradients(F.scaled_dot_product_attention, inputs, options, order=1)
+
+
+# ------------------------------------------------------------- modules of torch.nn
+
+
+def map_floats(change, value):
+    if isinstance(value, torch.Tensor):
+        return change(value) if value.is_floating_point() else value
+    return type(value)(map_floats(change, v) for v in value) if value.__class__ is tuple else value
+
+
+def assert_same_as_module(module, *inputs, dtype=torch.float64, seed=0):
+    """Values, gradients and buffers of a module whose parameters are stood in for by ours."""
+    module = module.to(dtype)
+    ours = {
+        name: tg.Tensor(p.detach().clone(), requires_grad=True)
+        for name, p in module.named_parameters()
+    }
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    theirs = list(module.parameters())
+    leaves = list(ours.values())
+
+    def our_input(t):
+        leaves.append(tg.Tensor(t.detach().to(dtype), requires_grad=True))
+        return StandIn(leaves[-1])
+
+    def their_input(t):
+        theirs.append(t.detach().to(dtype).requires_grad_())
+        return theirs[-1]
+
+    torch.manual_seed(seed)
+    state = {**{name: StandIn(p) for name, p in ours.items()}, **buffers}
+    found = torch.func.functional_call(module, state, map_floats(our_input, inputs))
+    torch.manual_seed(seed)
+    expected = module(*map_floats(their_input, inputs))
+    tolerance = {"rtol": 1e-7, "atol": 1e-9} if dtype is torch.float64 else {}
+    found, expected = list(tensors(found)), list(tensors(expected))
+    for our, their in zip(found, expected, strict=True):
+        torch.testing.assert_close(our.tensor.data, their.detach(), **tolerance)
+    for name, buffer in module.named_buffers():
+        torch.testing.assert_close(buffers[name], buffer)
+    sum((our.tensor**3).sum() for our in found).backward()
+    sum((their**3).sum() for their in expected).backward()
+    for our, their in zip(leaves, theirs, strict=True):
+        torch.testing.assert_close(our.grad.data, their.grad, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bidirectional": True}, {"num_layers": 2, "dropout": 0.4, "bias": False}],
+    ids=str,
+)
+@pytest.mark.parametrize("network", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_recurrent_networks(network, options, dtype):
+    torch.manual_seed(0)
+    assert_same_as_module(network(3, 4, **options), torch.randn(5, 2, 3), dtype=dtype)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", [torch.nn.BatchNorm2d, torch.nn.InstanceNorm2d])
+def test_normalizations_remember_what_they_saw(norm, training):
+    module = norm(3, affine=True, track_running_stats=True).train(training)
+    assert_same_as_module(module, torch.randn(4, 3, 2, 2))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_transformer(training):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).train(training)
+    assert_same_as_module(layer, torch.randn(2, 4, 8))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        torch.nn.ReLU, torch.nn.ReLU6, torch.nn.ELU, torch.nn.SELU, torch.nn.CELU,
+        torch.nn.LeakyReLU, torch.nn.Hardtanh, torch.nn.Hardswish, torch.nn.Hardsigmoid,
+        torch.nn.SiLU, torch.nn.Mish, torch.nn.RReLU, torch.nn.Dropout,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inplace", [False, True])
+def test_activations_in_place(activation, inplace):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), activation(inplace=inplace))
+    assert_same_as_module(module, torch.randn(5, 4))

@@ -31,7 +31,8 @@ OPERATORS = [
     "mvlgamma:mvlgamma_p_3", "mvlgamma:mvlgamma_p_5", "i0", "frexp", "special.xlog1py",
     "special.entr", "special.ndtr", "special.ndtri", "special.log_ndtr", "special.erfcx",
     "special.i0e", "special.i1", "special.i1e", "special.polygamma:special_polygamma_n_0", "clamp",
-    "clamp_min", "clamp_max", "maximum", "minimum", "fmin", "fmax", "where", "copysign",
+    "clamp_min", "clamp_max", "nextafter", "bernoulli", "normal", "maximum", "minimum", "fmin",
+    "fmax", "where", "copysign",
     "nan_to_num", "sigmoid", "nn.functional.relu", "nn.functional.leaky_relu",
     "nn.functional.logsigmoid", "nn.functional.softplus", "nn.functional.elu", "nn.functional.selu",
     "nn.functional.celu", "nn.functional.gelu", "nn.functional.silu", "nn.functional.mish",
@@ -156,6 +157,21 @@ def test_powers_of_zero():
     x = tg.Tensor([0.0, 2.0], requires_grad=True)
     (first,) = tg.grad((0.0**x).sum(), x, create_graph=True)
     assert tg.grad(first.sum(), x)[0].tolist() == [0, 0]
+
+
+def test_complex_powers_of_zero():
+    z = torch.tensor([0, 1j, 1 + 2j], dtype=torch.complex128, requires_grad=True)
+    n = torch.tensor([2, 1, 2 - 1j], dtype=torch.complex128, requires_grad=True)
+    assert_same_gradients(torch.pow, [z, n], order=1)
+    assert_same_gradients(torch.pow, [z, 3])
+    assert_same_gradients(torch.float_power, [vector(1.0, 2.0, 3.0), n])
+
+
+def test_reflected_operators_take_tensors():
+    x, y = tg.Tensor([1.0, 2.0], requires_grad=True), tg.Tensor(3.0, requires_grad=True)
+    assert x.__radd__(y).tolist() == [4, 5] and x.__rsub__(y).tolist() == [2, 1]
+    (x.__rmul__(y) + x.__rtruediv__(y)).sum().backward()
+    assert x.grad.tolist() == [0, 2.25] and y.grad.item() == 4.5
 
 
 @pytest.mark.parametrize("function", [torch.maximum, torch.minimum, torch.fmax, torch.fmin])

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tinygrad_ee559 import nn
-from tinygrad_ee559.saving import load, save
 from tinygrad_ee559.errors import CheckpointError
+from tinygrad_ee559.saving import load, save
 from tinygrad_ee559.training import seeded
 
 

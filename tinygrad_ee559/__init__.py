@@ -15,8 +15,8 @@ from torch import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from tinygrad_ee559 import func, methods, nn, optim
 from tinygrad_ee559.bridge import from_torch, to_torch
 from tinygrad_ee559.draw import draw
-from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.gradcheck import gradcheck, gradgradcheck
+from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.overriding import override_rule
 from tinygrad_ee559.recompute import checkpoint
 from tinygrad_ee559.record import rule

@@ -33,7 +33,7 @@ class TorchModule(Module):
                 self._own[name] = known[parameter]
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         return self.module.training
 
     @training.setter
@@ -43,7 +43,7 @@ class TorchModule(Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         stand_ins = {id(p): StandIn(p) for p in self.parameters()}
         named = self.named_parameters(remove_duplicate=False)
-        parameters = {path: stand_ins[id(p)] for path, p in named}
+        parameters: dict[str, torch.Tensor] = {path: stand_ins[id(p)] for path, p in named}
         args, kwargs = tree_map(_shown_to_torch, (args, kwargs))
         with self._watched(), _NewTensors():
             output = torch.func.functional_call(self.module, parameters, args, kwargs)
@@ -92,7 +92,7 @@ class TorchModule(Module):
         return list(self._own.values())[index]
 
     def _get_name(self) -> str:
-        return self.module._get_name()
+        return type(self.module).__name__
 
     def extra_repr(self) -> str:
         return self.module.extra_repr()

@@ -14,7 +14,7 @@ from rich.table import Table
 from tinygrad_ee559 import nn, optim, plots
 from tinygrad_ee559.data import Batches, disk, normalize, one_hot
 from tinygrad_ee559.draw import draw
-from tinygrad_ee559.func import grad
+from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.tensor import Tensor
 from tinygrad_ee559.training import Epoch, fit, linear_decay, seeded
 

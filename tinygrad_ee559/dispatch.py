@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinygrad_ee559.errors import NoRuleError
+from tinygrad_ee559.errors import InPlaceError, NoRuleError, RuleError
 from tinygrad_ee559.inplace import assign, before_change
 from tinygrad_ee559.private import (
     decomposition,
     hollow,
-    is_operator,
     overriding,
+    taking_apart,
     unmasked,
     written_arguments,
 )
@@ -57,7 +57,12 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if rule is not None:
         return call(rule, *args, **kwargs)
     if function in COMPOSED:
-        return COMPOSED[function](*args, **kwargs)
+        try:
+            result = COMPOSED[function](*args, **kwargs)
+        except Exception as error:
+            raise _as_torch_says(function, args, kwargs, error) from error
+        if result is not NotImplemented:
+            return result
     if function in CONSTANT:
         return call_constant(function, args, kwargs)
     name = getattr(function, "__name__", "")
@@ -82,6 +87,21 @@ def _memory(tensor: Tensor) -> Any:
     """The torch tensor whose memory it is, or the number."""
     data = tensor._data
     return data._base if isinstance(data, torch.Tensor) and data._is_view() else data
+
+
+def _as_torch_says(function: Any, args: Any, kwargs: Any, error: Exception) -> Exception:
+    """What torch itself complains of in such a call, if it does, and not what came of it here."""
+    if isinstance(error, (NoRuleError, InPlaceError, RuleError)):
+        return error
+    raws = [raw_of(arg) for arg in args]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            function(*raws, **raw_options(kwargs))
+    except Exception as torchs:
+        described = described_error(registry.function_name(function), raws, torchs)
+        described.__cause__ = torchs
+        return described
+    return error
 
 
 def _changes_first(name: str) -> bool:
@@ -174,20 +194,30 @@ class StandIn(torch.Tensor):
         new.tensor = tensor
         return new
 
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"StandIn({self.tensor!r})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.tensor, spec)
+
     @classmethod
     def __torch_function__(
         cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if function in RULES or function in COMPOSED:
-            return stand_in(dispatch(function, *_real((args, kwargs))))
+            real_args, real_kwargs = _real((args, kwargs))
+            if hasattr(function, "__objclass__") and isinstance(args[0], StandIn):
+                method = getattr(real_args[0], function.__name__)  # sizes may come one by one
+                return stand_in(method(*real_args[1:], **real_kwargs))
+            return stand_in(dispatch(function, real_args, real_kwargs))
         if function is torch.Tensor.requires_grad.__get__:  # type: ignore[attr-defined]
             return args[0].tensor.requires_grad
         with overriding(False):
             return function(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, operator: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         with unmasked():
@@ -208,10 +238,12 @@ def taken_apart(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """What a function without a rule gives, from the operators that torch makes of it."""
     inner_args, inner_kwargs = stand_in((args, kwargs))
     try:
-        with overriding(False):
+        with taking_apart():
             return _real(function(*inner_args, **inner_kwargs))
     except NoRuleError as error:
         raise _no_rule(registry.function_name(function)) from error
+    except Exception as error:
+        raise _as_torch_says(function, args, kwargs, error) from error
 
 
 def run_operator(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -228,16 +260,25 @@ def run_operator(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if torch.is_grad_enabled() and _any_tensor(_has_history, (real_args, real_kwargs)):
         body = decomposition(operator)
     if body is not None:
-        return body(*args, **kwargs)
+        with taking_apart():
+            return body(*args, **kwargs)
     result = call_constant(operator, real_args, real_kwargs)
     if _any_tensor(_has_history, (real_args, real_kwargs)) and _any_tensor(_differentiable, result):
         raise _no_rule(str(operator))
     return stand_in(result)
 
 
-@cache
 def _known(operator: Any) -> Any:
     """The function with a rule, if there is one, that is `operator` by another name."""
+    for function in _names(operator):
+        if function in RULES or function in COMPOSED or function in CONSTANT:
+            return function
+    return None
+
+
+@cache
+def _names(operator: Any) -> list[Any]:
+    """The functions by which an operator of torch's library may be known, itself first."""
     packet = getattr(operator, "overloadpacket", operator)
     name: str = packet.__name__
     candidates = [operator, packet]
@@ -247,10 +288,7 @@ def _known(operator: Any) -> Any:
     ):  # fmt: skip
         if name.startswith(prefix):
             candidates.append(getattr(space, name.removeprefix(prefix), None))
-    for candidate in candidates:
-        if candidate in RULES or candidate in COMPOSED or candidate in CONSTANT:
-            return candidate
-    return None
+    return candidates
 
 
 def _run_mutable(operator: Any, written: list[str], args: Any, kwargs: Any) -> Any:

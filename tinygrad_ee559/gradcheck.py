@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.errors import GradcheckError
-from tinygrad_ee559.func import grad
+from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.tensor import Tensor
 
 Function = Callable[..., Any]

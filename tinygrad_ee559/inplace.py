@@ -12,8 +12,8 @@ import torch
 
 from tinygrad_ee559.errors import InPlaceError
 from tinygrad_ee559.record import call
-from tinygrad_ee559.rules.indexing import written
 from tinygrad_ee559.rules.registry import RULES
+from tinygrad_ee559.rules.shapes import written
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, View, lift
 

@@ -33,7 +33,9 @@ VARIADIC = frozenset({"view", "reshape", "expand", "permute", "repeat", "tile", 
 #: Methods that torch has and that mean the conversion to one dtype.
 DTYPES = {
     "float": torch.float32, "double": torch.float64, "half": torch.float16,
-    "bfloat16": torch.bfloat16, "int": torch.int32, "long": torch.int64, "bool": torch.bool,
+    "bfloat16": torch.bfloat16, "cfloat": torch.complex64, "cdouble": torch.complex128,
+    "chalf": torch.complex32, "int": torch.int32, "long": torch.int64, "short": torch.int16,
+    "char": torch.int8, "byte": torch.uint8, "bool": torch.bool,
 }  # fmt: skip
 
 #: Names that `Tensor` defines itself, or that mean something else in Python.
@@ -68,13 +70,13 @@ def add_operators() -> None:
     Tensor.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
 
 
-def _find_method(self: Tensor, name: str) -> Callable[..., Any]:
-    """A method added later by a user's rule, or one that works in place."""
-    function = getattr(torch.Tensor, name, None)
+def _find_method(self: Tensor, name: str) -> Any:
+    """What torch's tensors have by this name, and `Tensor` has not yet: a method, or a property."""
+    function: Any = getattr(torch.Tensor, name, None)
     if callable(function) and not name.startswith("_"):
         return partial(_method(name, function), self)
     if inspect.isdatadescriptor(function) and not name.startswith("_"):  # .H, .real, .layout
-        return dispatch(function.__get__, (self,), {})  # type: ignore[no-any-return]
+        return dispatch(function.__get__, (self,), {})
     raise AttributeError(f"Tensor has no attribute {name!r}")
 
 
@@ -101,7 +103,10 @@ def _as_one(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _conversion(dtype: torch.dtype) -> Callable[[Tensor], Any]:
-    return lambda self: self.to(dtype)
+    def convert(self: Tensor, memory_format: Any = None) -> Any:
+        return self.to(dtype, memory_format=memory_format)
+
+    return convert
 
 
 def _dispatched(function: Any) -> Callable[..., Any]:
@@ -109,7 +114,10 @@ def _dispatched(function: Any) -> Callable[..., Any]:
 
 
 def _reflected(forward: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Any]:
-    return lambda self, other: forward(lift(other, None), self)
+    def reflected(self: Tensor, other: Any) -> Any:
+        return forward(other if isinstance(other, Tensor) else lift(other, None), self)
+
+    return reflected
 
 
 def _set_item(self: Tensor, index: Any, value: Any) -> None:
@@ -128,7 +136,8 @@ def _in_place(function: Any, forward: Callable[[Any, Any], Any]) -> Callable[[Te
     name = f"{function.__name__}_"
 
     def assign(self: Tensor, other: Any) -> Any:
-        if not isinstance(self._data, torch.Tensor) and self.node is not None:
+        number = not isinstance(self._data, torch.Tensor)
+        if number and self.node is not None and torch.is_grad_enabled():
             return forward(self, other)
         return call_in_place(name, (self, other), {})
 

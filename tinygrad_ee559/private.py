@@ -5,32 +5,28 @@ A test of its own says clearly which of them a new release of torch has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
 from torch._decomp import decomposition_table
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten
 
 __all__ = [
     "decomposition",
     "hollow",
-    "is_operator",
     "overriding",
     "spread",
+    "taking_apart",
     "tree_flatten",
     "tree_map",
     "tree_unflatten",
     "unmasked",
     "written_arguments",
 ]
-
-
-def is_operator(function: Any) -> bool:
-    """Whether a function is an operator of torch's library, such as torch.ops.aten.relu."""
-    return isinstance(function, (OpOverload, OpOverloadPacket))
 
 
 def decomposition(operator: Any) -> Callable[..., Any] | None:
@@ -41,6 +37,7 @@ def decomposition(operator: Any) -> Callable[..., Any] | None:
     return body
 
 
+@cache
 def written_arguments(operator: Any) -> list[str]:
     """The names of the arguments that an operator changes in place."""
     schema = getattr(operator, "_schema", None)
@@ -63,19 +60,34 @@ def hollow(subclass: Any, like: torch.Tensor) -> Any:
 def overriding(enabled: bool) -> AbstractContextManager[None]:
     """Inside, `__torch_function__` of other classes is called, or is not."""
     context = torch._C._EnableTorchFunction if enabled else torch._C.DisableTorchFunctionSubclass
-    return context()  # type: ignore[no-any-return]
+    return context()
 
 
-#: Which of torch's dispatch keys are included and excluded outside of any operator.
-_KEYS = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+def _keys() -> tuple[Any, Any]:
+    """Which of torch's dispatch keys are included and excluded here."""
+    return torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+_KEYS = ContextVar("_KEYS", default=_keys())  # noqa: B039 - nobody changes them
+
+
+@contextmanager
+def taking_apart() -> Iterator[None]:
+    """Inside, torch only breaks functions of stand-ins into operators; it does not batch them."""
+    outside = _KEYS.set(_keys())
+    try:
+        with overriding(False), torch._C._DisableFuncTorch():
+            yield
+    finally:
+        _KEYS.reset(outside)
 
 
 def unmasked() -> AbstractContextManager[None]:
-    """Inside, operators called from `__torch_dispatch__` work as elsewhere.
+    """Inside, operators called from `__torch_dispatch__` work as outside of `taking_apart`.
 
     Torch calls it with the keys masked by which views are tracked and lazy conjugates are resolved.
     """
-    return torch._C._ForceDispatchKeyGuard(*_KEYS)
+    return torch._C._ForceDispatchKeyGuard(*_KEYS.get())
 
 
 def spread(prefix: Any, structure: Any) -> list[Any]:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor as TorchTensor
 
-from tinygrad_ee559.errors import InPlaceError, MixedGraphError, NoRuleError, operand_error
+from tinygrad_ee559.errors import MixedGraphError, operand_error
 from tinygrad_ee559.rules import registry
-from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, Formula, Plan, Rule
+from tinygrad_ee559.rules.registry import COMPOSED, RULES, Formula, Plan, Rule
 from tinygrad_ee559.tape import (
     NUMBERS,
     ForkNode,
@@ -253,8 +253,12 @@ def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) 
     if plan is None:
         plan = rule.plans[wanted] = Plan(rule, wanted)
     fork = ForkNode(plan, edges, raws, tuple(out))
+    last = 1 if rule.first_only else len(out)
     return type(out)(
-        [lift(o, Part(fork, i) if carries_gradient(o.dtype) else None) for i, o in enumerate(out)]
+        [
+            lift(o, Part(fork, i) if i < last and carries_gradient(o.dtype) else None)
+            for i, o in enumerate(out)
+        ]
     )
 
 
@@ -280,10 +284,14 @@ def _view(
         return parts
     return type(out)(
         [
-            View(part._data, part.node, base, lambda x, i=i: run(x, *rest)[i])
+            View(part._data, part.node, base, _nth(run, rest, i))
             for i, part in enumerate(parts)
         ]
     )
+
+
+def _nth(run: Callable[..., Any], rest: list[Any], i: int) -> Callable[[Any], Any]:
+    return lambda x: run(x, *rest)[i]
 
 
 def _retry(

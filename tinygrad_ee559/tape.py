@@ -35,7 +35,7 @@ from tinygrad_ee559.errors import (
     RuleError,
 )
 from tinygrad_ee559.rules.numbers import number_formulas
-from tinygrad_ee559.rules.registry import Plan, Rule
+from tinygrad_ee559.rules.registry import Plan, Rule, used_parameters
 
 #: Wraps a raw value and the edge it came from, so that torch functions called on it are recorded.
 Lift = Callable[[Any, Any], Any]
@@ -187,11 +187,12 @@ class Node(_Edges):
                     guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
             self.args = tuple(args)
         if plan.output:
-            self.out = out
             if out.__class__ is TorchTensor:
                 guards.append((out, out._version))
             elif out.__class__ is tuple:
-                guards.extend((o, o._version) for o in out)
+                out = (None, *out[1:]) if plan.rest else out
+                guards.extend((o, o._version) for o in out if o is not None)
+            self.out = out
         else:
             self.out = None
         self.guards: Sequence[tuple[torch.Tensor, int]] = guards or ()
@@ -250,7 +251,7 @@ class ForkNode(Node):
 
     def lifted_out(self, lift: Lift) -> Any:
         return [
-            lift(o, Part(self, i) if carries_gradient(o.dtype) else None)
+            o if o is None else lift(o, Part(self, i) if carries_gradient(o.dtype) else None)
             for i, o in enumerate(self.out)
         ]
 
@@ -501,8 +502,10 @@ def overriding_rule(rule: Rule, other: Rule) -> Iterator[None]:
 def _other_plan(node: Node, other: Rule) -> Plan:
     """How `other` gets the gradients of a node that was recorded by another rule."""
     plan = other.plan(sum(1 << i for i in node.plan.positions))
-    missing = [other.parameters[i] for i in plan.values - node.plan.values]
-    if plan.output and not node.plan.output:
+    used = set().union(*map(used_parameters, plan.formulas))
+    missing = [other.parameters[i] for i in sorted(plan.values - node.plan.values)]
+    missing = [name for name in missing if name in used]
+    if plan.output and not node.plan.output and "y" in used:
         missing.append("the result")
     if missing:
         raise RuleError(

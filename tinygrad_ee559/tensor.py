@@ -385,22 +385,22 @@ class View(Tensor):
         data: the value.
         node: its history.
         base: the tensor whose memory this is.
-        take: makes the view of a tensor, or torch tensor, like the base.
+        view_of: makes the view of a tensor, or torch tensor, like the base.
     """
 
-    __slots__ = ("base", "take", "_history", "_version")
+    __slots__ = ("base", "view_of", "_history", "_version")
 
-    def __init__(self, data: Any, node: Any, base: Tensor, take: Callable[[Any], Any]) -> None:
+    def __init__(self, data: Any, node: Any, base: Tensor, view_of: Callable[[Any], Any]) -> None:
         self._data = data
         self.base = base
-        self.take = take
+        self.view_of = view_of
         self.node = node
 
     @property
-    def node(self) -> Any:  # type: ignore[override]
+    def node(self) -> Any:
         if self._version != self._data._version and not isinstance(self._history, Leaf):
             with torch.enable_grad():
-                self.node = self.take(self.base).node
+                self.node = self.view_of(self.base).node
         return self._history
 
     @node.setter

@@ -269,7 +269,7 @@ def _units(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Of every element of all tensors, a batch of tensors with 1 there and 0 elsewhere."""
     sizes = [tensor.shape.numel() for tensor in tensors]
     some = tensors[0].as_torch()
-    units = torch.eye(sum(sizes), dtype=some.dtype, device=some.device).split(sizes, 1)
+    units = torch.split(torch.eye(sum(sizes), dtype=some.dtype, device=some.device), sizes, 1)
     return [
         Tensor(unit.reshape(-1, *tensor.shape).to(tensor.dtype))
         for unit, tensor in zip(units, tensors)

@@ -14,51 +14,48 @@ import torch.nn.functional as F
 
 from tinygrad_ee559.rules.registry import alias, composed, pointwise, rule
 
-_ALPHA, _SCALE = 1.6732632423543772848, 1.0507009873554804934  # of torch.selu
+aten = torch.ops.aten
+#: The kernels behind torch.nn.functional.
+kernels: Any = torch._C._nn
 
 # ---------------------------------------------------------------------------- smooth
 
-pointwise(torch.sigmoid, lambda g, y, _x: torch.ops.aten.sigmoid_backward(g, y),
+# the kernel conjugates y itself
+pointwise(torch.sigmoid, lambda g, y, _x: aten.sigmoid_backward(g, y), holomorphic=False,
           number=lambda x: 1 / (1 + math.exp(-x)))
 pointwise(F.logsigmoid, lambda g, _y, x: g * torch.sigmoid(-x),
           number=lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))))
 pointwise(F.softplus, lambda g, _y, x, beta=1.0, threshold=20.0:
-          torch.ops.aten.softplus_backward(g, x, beta, threshold))
-pointwise(F.silu, lambda g, _y, x: torch.ops.aten.silu_backward(g, x))
-pointwise(F.mish, lambda g, _y, x: torch.ops.aten.mish_backward(g, x))
+          aten.softplus_backward(g, x, beta, threshold))
+pointwise(kernels.silu, lambda g, _y, x: aten.silu_backward(g, x))
+pointwise(kernels.mish, lambda g, _y, x: aten.mish_backward(g, x))
 pointwise(F.gelu, lambda g, _y, x, approximate="none":
-          torch.ops.aten.gelu_backward(g, x, approximate=approximate),
+          aten.gelu_backward(g, x, approximate=approximate),
           number=lambda x, approximate="none":
               F.gelu(torch.tensor(x, dtype=torch.float64), approximate=approximate).item())
-
-composed(F.softsign)(lambda x: x / (torch.abs(x) + 1))
-composed(F.tanhshrink)(lambda x: x - torch.tanh(x))
 alias(torch.sigmoid, torch.special.expit)
 
-pointwise(torch.ops.aten.sigmoid_backward,  # d conj(sigmoid (1 - sigmoid))
-          lambda g, _y, _d, sigmoid: torch.ops.aten.sigmoid_backward(g, torch.conj(sigmoid)),
+pointwise(aten.sigmoid_backward,  # d conj(sigmoid (1 - sigmoid))
+          lambda g, _y, _d, sigmoid: aten.sigmoid_backward(g, torch.conj(sigmoid)),
           lambda g, _y, d, sigmoid: torch.conj(g) * d * (1 - 2 * torch.conj(sigmoid)),
           number=lambda d, sigmoid: d * (1 - sigmoid) * sigmoid, holomorphic=False)
+composed(aten.softplus_backward)(lambda g, x, beta, threshold:
+    torch.where(x * beta > threshold, g, g * torch.sigmoid(x * beta)))
 
 
-@composed(torch.ops.aten.softplus_backward)
-def _softplus_backward(g: Any, x: Any, beta: float, threshold: float) -> Any:
-    return torch.where(x * beta > threshold, g, g * torch.sigmoid(x * beta))
-
-
-@composed(torch.ops.aten.silu_backward)
+@composed(aten.silu_backward)
 def _silu_backward(g: Any, x: Any) -> Any:
     sigmoid = torch.sigmoid(x)
     return g * sigmoid * (1 + x * (1 - sigmoid))
 
 
-@composed(torch.ops.aten.mish_backward)
+@composed(aten.mish_backward)
 def _mish_backward(g: Any, x: Any) -> Any:
     tanh = torch.tanh(F.softplus(x))
     return g * (tanh + x * torch.sigmoid(x) * (1 - tanh * tanh))
 
 
-@composed(torch.ops.aten.gelu_backward)
+@composed(aten.gelu_backward)
 def _gelu_backward(g: Any, x: Any, approximate: str = "none") -> Any:
     """Of x times the normal distribution function, or of its approximation by a tanh.
 
@@ -74,17 +71,15 @@ def _gelu_backward(g: Any, x: Any, approximate: str = "none") -> Any:
 
 # ---------------------------------------------------------------------------- exponential tails
 
-pointwise(F.elu, lambda g, _y, x, alpha=1.0:
-          torch.ops.aten.elu_backward(g, alpha, 1, 1, False, x))
-for _celu in (F.celu, torch.celu):
-    pointwise(_celu, lambda g, _y, x, alpha=1.0:
-              torch.ops.aten.elu_backward(g, alpha, 1, 1 / alpha, False, x))
-for _selu in (F.selu, torch.selu):
-    pointwise(_selu, lambda g, _y, x:
-              torch.ops.aten.elu_backward(g, _ALPHA, _SCALE, 1, False, x))
+pointwise(kernels.elu, lambda g, _y, x, alpha=1.0, scale=1.0, input_scale=1.0:
+          aten.elu_backward(g, alpha, scale, input_scale, False, x))
+pointwise(torch.celu, lambda g, _y, x, alpha=1.0:
+          aten.elu_backward(g, alpha, 1, 1 / alpha, False, x))
+pointwise(torch.selu, lambda g, _y, x:  # its own constants
+          aten.elu_backward(g, 1.6732632423543772848, 1.0507009873554804934, 1, False, x))
 
 
-@composed(torch.ops.aten.elu_backward)
+@composed(aten.elu_backward)
 def _elu_backward(
     g: Any, alpha: float, scale: float, input_scale: float, _is_result: bool, x: Any
 ) -> Any:
@@ -95,69 +90,57 @@ def _elu_backward(
 
 # ---------------------------------------------------------------------------- straight lines
 
-for _relu in (torch.relu, F.relu):
-    pointwise(_relu, lambda g, y, _x: torch.ops.aten.threshold_backward(g, y, 0),
-              number=lambda x: 0.0 if x <= 0 else x)
-for _threshold in (torch.threshold, F.threshold):
-    pointwise(_threshold, lambda g, _y, x, threshold, _value:
-              torch.ops.aten.threshold_backward(g, x, threshold))
-pointwise(F.leaky_relu, lambda g, _y, x, negative_slope=0.01:
-          torch.ops.aten.leaky_relu_backward(g, x, negative_slope, False),
+pointwise(torch.relu, lambda g, y, _x: aten.threshold_backward(g, y, 0),
+          number=lambda x: 0.0 if x <= 0 else x)
+pointwise(torch.threshold, lambda g, _y, x, threshold, _value:
+          aten.threshold_backward(g, x, threshold))
+pointwise(kernels.leaky_relu, lambda g, _y, x, negative_slope=0.01:
+          aten.leaky_relu_backward(g, x, negative_slope, False),
           number=lambda x, negative_slope=0.01: x if x > 0 else x * negative_slope)
-pointwise(F.hardtanh, lambda g, _y, x, min_val=-1.0, max_val=1.0:
-          torch.ops.aten.hardtanh_backward(g, x, min_val, max_val))
-pointwise(F.relu6,       lambda g, _y, x: torch.ops.aten.hardtanh_backward(g, x, 0, 6))
-pointwise(F.hardsigmoid, lambda g, _y, x: torch.ops.aten.hardsigmoid_backward(g, x))
-pointwise(F.hardswish,   lambda g, _y, x: torch.ops.aten.hardswish_backward(g, x))
-pointwise(torch.hardshrink, lambda g, _y, x, lambd=0.5:
-          torch.ops.aten.hardshrink_backward(g, x, lambd))
-pointwise(F.softshrink,     lambda g, _y, x, lambd=0.5:
-          torch.ops.aten.softshrink_backward(g, x, lambd))
+pointwise(kernels.hardtanh, lambda g, _y, x, min_val=-1.0, max_val=1.0:
+          aten.hardtanh_backward(g, x, min_val, max_val))
+pointwise(kernels.hardsigmoid, lambda g, _y, x: aten.hardsigmoid_backward(g, x))
+pointwise(kernels.hardswish,   lambda g, _y, x: aten.hardswish_backward(g, x))
+pointwise(torch.hardshrink, lambda g, _y, x, lambd=0.5: aten.hardshrink_backward(g, x, lambd))
+pointwise(F.softshrink,     lambda g, _y, x, lambd=0.5: aten.softshrink_backward(g, x, lambd))
+# the slopes left of 0 are drawn into `noise`
+rule(aten.rrelu_with_noise.default, lambda g, _y, x, noise, lower=0.125, upper=1/3, training=False,
+     _generator=None: aten.rrelu_with_noise_backward(g, x, noise, lower, upper, training, False))
 
-pointwise(torch.ops.aten.threshold_backward,
-          lambda g, _y, _d, x, threshold: torch.ops.aten.threshold_backward(g, x, threshold),
+pointwise(aten.threshold_backward,
+          lambda g, _y, _d, x, threshold: aten.threshold_backward(g, x, threshold),
           lambda g, _y, _d, _x, threshold: torch.zeros_like(g),
           number=lambda d, x, threshold: 0.0 if x <= threshold else d)
-pointwise(torch.ops.aten.leaky_relu_backward,
-          lambda g, _y, _d, x, slope, _: torch.ops.aten.leaky_relu_backward(g, x, slope, False),
+pointwise(aten.leaky_relu_backward,
+          lambda g, _y, _d, x, slope, _: aten.leaky_relu_backward(g, x, slope, False),
           lambda g, _y, _d, _x, slope, _: torch.zeros_like(g),
           number=lambda d, x, slope, _: d if x > 0 else d * slope)
+composed(aten.hardtanh_backward)(lambda g, x, min_val, max_val:
+    torch.where((x > min_val) & (x < max_val), g, 0))
+composed(aten.hardsigmoid_backward)(lambda g, x: torch.where((x > -3) & (x < 3), g / 6, 0))
+composed(aten.hardswish_backward)(lambda g, x:
+    torch.where(x <= -3, 0, torch.where(x < 3, g * (x / 3 + 0.5), g)))
+composed(aten.hardshrink_backward, aten.softshrink_backward)(
+    lambda g, x, lambd: torch.where((x >= -lambd) & (x <= lambd), 0, g))
+
+rule(F.glu, lambda g, _y, x, dim=-1: aten.glu_backward(g, x, dim))
+
+# ---------------------------------------------------------------------------- further forms
 
 
-@composed(torch.ops.aten.hardtanh_backward)
-def _hardtanh_backward(g: Any, x: Any, min_val: float, max_val: float) -> Any:
-    return torch.where((x > min_val) & (x < max_val), g, 0)
+def _functional(function: Any, kernel: Any) -> None:
+    """Lead `function` straight to its kernel, unless its last option, `inplace`, is set."""
+
+    @composed(function)
+    def either(*args: Any, inplace: bool = False, **options: Any) -> Any:
+        if args[-1].__class__ is bool:
+            *args, inplace = args  # type: ignore[assignment]
+        return NotImplemented if inplace else kernel(*args, **options)
 
 
-@composed(torch.ops.aten.hardsigmoid_backward)
-def _hardsigmoid_backward(g: Any, x: Any) -> Any:
-    return torch.where((x > -3) & (x < 3), g / 6, 0)
-
-
-@composed(torch.ops.aten.hardswish_backward)
-def _hardswish_backward(g: Any, x: Any) -> Any:
-    return torch.where(x <= -3, 0, torch.where(x < 3, g * (x / 3 + 0.5), g))
-
-
-@composed(torch.ops.aten.hardshrink_backward, torch.ops.aten.softshrink_backward)
-def _shrink_backward(g: Any, x: Any, lambd: float) -> Any:
-    return torch.where((x >= -lambd) & (x <= lambd), 0, g)
-
-
-# ---------------------------------------------------------------------------- of several elements
-
-rule(F.glu, lambda g, _y, x, dim=-1: torch.ops.aten.glu_backward(g, x, dim))
-
-
-@composed(torch.ops.aten.glu_backward)
-def _glu_backward(g: Any, x: Any, dim: int) -> Any:
-    a, b = torch.chunk(x, 2, dim)
-    sigmoid = torch.sigmoid(b)
-    return torch.cat([g * sigmoid, g * a * sigmoid * (1 - sigmoid)], dim)
-
-
-@composed(torch.prelu)
-def _prelu(x: Any, weight: Any) -> Any:
-    """One slope for all, or one for each channel, which is dimension 1."""
-    slopes = weight.reshape([-1] * min(x.ndim, 1) + [1] * (x.ndim - 2))
-    return torch.where(x > 0, x, slopes * x)
+for _space, _names in (
+    (torch, "relu celu selu threshold"),
+    (kernels, "elu silu mish leaky_relu hardtanh hardsigmoid hardswish"),
+):
+    for _name in _names.split():
+        _functional(getattr(F, _name), getattr(_space, _name))

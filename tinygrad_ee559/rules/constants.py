@@ -1,4 +1,4 @@
-"""Functions whose results carry no gradient: comparisons, logic, indices, new tensors."""
+"""Functions whose results carry no gradient: comparisons, logic, new tensors."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ constant(torch.isnan, math.isnan)
 constant(torch.isinf, math.isinf)
 constant(torch.isfinite, math.isfinite)
 constant(torch.signbit, lambda x: math.copysign(1, x) < 0)
-for _test in (
-    torch.isposinf, torch.isneginf, torch.isreal, torch.isin, torch.isclose, torch.allclose,
-    torch.equal,
-):  # fmt: skip
-    constant(_test)
 
 # ---------------------------------------------------------------------------- logic, bits, integers
 
@@ -61,30 +56,13 @@ constant(torch.floor_divide, lambda a, b: a // b if b else a * math.inf)
 constant(torch.heaviside, lambda x, at_zero: at_zero if x == 0 else float(x > 0))
 alias(torch.floor_divide, torch.Tensor.__floordiv__)
 
-# ---------------------------------------------------------------------------- counts and places
-
-for _count in (
-    torch.any, torch.all, torch.count_nonzero, torch.bincount, torch.histc, torch.argmax,
-    torch.argmin, torch.argsort, torch.nonzero, torch.argwhere, torch.searchsorted,
-    torch.bucketize,
-):  # fmt: skip
-    constant(_count)
-
-# ---------------------------------------------------------------------------- what a tensor is
-
-for _property in (
-    torch.numel, torch.is_floating_point, torch.is_complex, torch.is_nonzero, torch.is_signed,
-    torch.is_same_size, torch.result_type,
-):  # fmt: skip
-    constant(_property)
-
 # ---------------------------------------------------------------------------- new tensors
 
 constant(torch.zeros_like, lambda x: x.__class__(0))
 constant(torch.ones_like,  lambda x: x.__class__(1))
 constant(torch.full_like,  lambda x, fill_value: x.__class__(fill_value))
 for _creation in (
-    torch.empty_like, torch.rand_like, torch.randn_like, torch.randint_like,
+    torch.empty_like, torch.rand_like, torch.randn_like, torch.randint_like, torch.histc,
     torch.Tensor.new_tensor, torch.Tensor.new_empty, torch.Tensor.new_zeros,
     torch.Tensor.new_ones, torch.Tensor.new_full,
 ):  # fmt: skip

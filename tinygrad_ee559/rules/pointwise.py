@@ -66,20 +66,14 @@ pointwise(torch.lerp, lambda g, _y, _a, _end, weight: g * (1 - weight),
                       lambda g, _y, a, end, _weight: g * (end - a),
           number=lambda a, b, weight: a + weight * (b - a))
 
-composed(torch.rsub)(lambda x, other, alpha=1: other - x * alpha)
-composed(torch.Tensor.__rsub__)(lambda x, other: other - x)
-composed(torch.Tensor.__rdiv__)(lambda x, other: other / x)
-composed(torch.Tensor.__rmod__)(lambda x, other: other % x)
-composed(torch.Tensor.__rpow__)(lambda x, other: torch.pow(other, x))
-composed(torch.Tensor.__rfloordiv__)(lambda x, other: other // x)
-
 # ---------------------------------------------------------------------------- powers, exp, log
 
 pointwise(torch.pow,
           # n - (n != 0) instead of n - 1, so that the derivative of x ** 0 is 0 also at x = 0
           lambda g, _y, x, n: g * (n * x ** (n - 1 * (n != 0))),
-          # 0 ** n does not change with n; torch.where also brings x to the precision of y
-          lambda g, y, x, n: g * (y * torch.log(torch.where((x == 0) & (n >= 0),
+          # 0 ** n does not change with n, real and not negative; torch.where also brings x to the
+          # precision of y
+          lambda g, y, x, n: g * (y * torch.log(torch.where((x == 0) & (torch.abs(n) == n),
                                                             torch.ones_like(y), x))),
           number=lambda x, n: x**n if x >= 0 or n == int(n) else math.nan)
 
@@ -91,7 +85,9 @@ pointwise(torch.log,   lambda g, _y, x: g / x,                           number=
 pointwise(torch.log2,  lambda g, _y, x: g / (x * 0.6931471805599453),    number=math.log2)
 pointwise(torch.log10, lambda g, _y, x: g / (x * 2.302585092994046),     number=math.log10)
 pointwise(torch.log1p, lambda g, _y, x: g / (x + 1),                     number=math.log1p)
-pointwise(torch.logit, lambda g, _y, x, eps=None: torch.ops.aten.logit_backward(g, x, eps))
+pointwise(torch.logit, lambda g, _y, x, eps=None:
+          torch.where((x < (eps or 0)) | (x > 1 - (eps or 0)), math.nan if eps is None else 0,
+                      g / (x * (1 - x))))
 
 pointwise(torch.logaddexp,  lambda g, _y, a, b: g / (1 + torch.exp(b - a)),
                             lambda g, _y, a, b: g / (1 + torch.exp(a - b)))
@@ -104,28 +100,8 @@ pointwise(torch.xlogy,
 pointwise(special.xlog1py,
           lambda g, _y, a, b: torch.where((a == 0) & (b <= -1), 0, special.xlog1py(g, b)),
           lambda g, _y, a, b: g * a / (b + 1))
+composed(torch.ldexp)(lambda x, other: x * torch.pow(2.0, other))
 pointwise(special.entr, lambda g, _y, x: g * (-torch.log(x) - 1))
-
-
-@composed(torch.float_power)
-def _float_power(x: Any, exponent: Any) -> Any:
-    return torch.pow(_to_double(x), _to_double(exponent))
-
-
-def _to_double(x: Any) -> Any:
-    return x.to(torch.float64) if hasattr(x, "dtype") else float(x)
-
-
-@composed(torch.ldexp)
-def _ldexp(x: Any, other: Any) -> Any:
-    return x * torch.pow(2.0, other)
-
-
-@composed(torch.ops.aten.logit_backward)
-def _logit_backward(g: Any, x: Any, eps: float | None = None) -> Any:
-    low = 0 if eps is None else eps
-    inside = (x >= low) & (x <= 1 - low)
-    return torch.where(inside, g / (x * (1 - x)), math.nan if eps is None else 0)
 
 # ---------------------------------------------------------------------------- circle and hyperbola
 
@@ -183,14 +159,9 @@ pointwise(torch.igamma,    None, lambda g, _y, a, x:
           g * torch.exp((a - 1) * torch.log(x) - x - torch.lgamma(a)))
 pointwise(torch.igammac,   None, lambda g, _y, a, x:
           -g * torch.exp((a - 1) * torch.log(x) - x - torch.lgamma(a)))
+pointwise(torch.mvlgamma,
+          lambda g, _y, x, p: g * sum(torch.digamma(x - i / 2) for i in range(p)))
 composed(torch.Tensor.polygamma)(lambda x, n: torch.polygamma(n, x))
-
-
-@composed(torch.mvlgamma)
-def _mvlgamma(x: Any, p: int) -> Any:
-    constant = p * (p - 1) / 4 * math.log(math.pi)
-    return sum((torch.lgamma(x - i / 2) for i in range(1, p)), torch.lgamma(x)) + constant
-
 
 # the modified Bessel functions
 pointwise(torch.i0,    lambda g, _y, x: g * special.i1(x))
@@ -208,6 +179,13 @@ def _slope(y: Any, x: Any) -> Any:
 
 for _step in (torch.sign, torch.floor, torch.ceil, torch.trunc):
     pointwise(_step, lambda g, _y, _x: torch.zeros_like(g))
+# neither does what is drawn at random
+rule(torch.bernoulli, lambda g, _y, _x, _p=None, _generator=None: torch.zeros_like(g))
+rule(torch.poisson, lambda g, _y, _x, _generator=None: torch.zeros_like(g))
+rule(torch.normal, lambda g, _y, _mean, _std=1.0, _generator=None: torch.zeros_like(g),
+                   lambda g, _y, _mean, _std=1.0, _generator=None: torch.zeros_like(g))
+pointwise(torch.nextafter, lambda g, _y, _x, _other: g,
+                           lambda g, _y, _x, _other: torch.zeros_like(g), number=math.nextafter)
 pointwise(torch.round, lambda g, _y, _x, decimals=0: torch.zeros_like(g),
           number=lambda x, decimals=0: round(x, decimals))
 pointwise(torch.frac, lambda g, _y, _x: g)

@@ -30,6 +30,14 @@ def put_back(reduced: Any, shape: torch.Size, dim: Any, keepdim: bool) -> Any:
     return reduced.reshape(sizes)
 
 
+def holds(condition: Any) -> bool:
+    """Whether it holds everywhere, as far as one can tell: in a batch of vmap's, one cannot."""
+    try:
+        return bool(condition.all())
+    except RuntimeError:
+        return False
+
+
 def count(shape: torch.Size, dim: Any) -> int:
     """How many elements went into each result."""
     if dim is None or dim == () or dim == [] or not shape:
@@ -39,12 +47,10 @@ def count(shape: torch.Size, dim: Any) -> int:
 
 # ------------------------------------------------------------ sums and means
 
-rule(
-    torch.sum,
-    lambda g, _y, x_shape, dim=None, keepdim=False, _dtype=None: (
-        put_back(g, x_shape, dim, keepdim).expand(x_shape)
-    ),
-)
+rule(torch.sum, lambda g, _y, x_shape, dim=None, keepdim=False, _dtype=None:
+     put_back(g, x_shape, dim, keepdim).expand(x_shape))
+rule(torch.mean, lambda g, _y, x_shape, dim=None, keepdim=False, _dtype=None:
+     _mean_gradient(g, x_shape, dim, keepdim))
 rule(torch.Tensor.sum_to_size, lambda g, _y, x_shape, *_size: g.expand(x_shape))
 
 
@@ -52,33 +58,8 @@ def _mean_gradient(g: Any, shape: torch.Size, dim: Any, keepdim: bool) -> Any:
     return put_back(g, shape, dim, keepdim).expand(shape) / count(shape, dim)
 
 
-rule(
-    torch.mean,
-    lambda g, _y, x_shape, dim=None, keepdim=False, _dtype=None: (
-        _mean_gradient(g, x_shape, dim, keepdim)
-    ),
-)
-
-
-@composed(torch.nansum)
-def _nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    return torch.sum(input.masked_fill(torch.isnan(input), 0), dim, keepdim, dtype=dtype)
-
-
-@composed(torch.nanmean)
-def _nanmean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    numbers = torch.logical_not(torch.isnan(input)).sum(dim, keepdim)
-    return torch.nansum(input, dim, keepdim, dtype=dtype) / numbers
-
-
-rule(
-    torch.trace,
-    lambda g, _y, x_shape: (
-        aten.diagonal_backward(g.expand(min(x_shape)), x_shape, 0, 0, 1)
-    ),
-)
-
-# ------------------------------------------------------------------ products
+rule(torch.prod, lambda g, y, x, dim=None, keepdim=False, _dtype=None:
+     _prod_gradient(g, y, x, dim, keepdim))
 
 
 def _prod_gradient(g: Any, y: Any, x: Any, dim: int | None, keepdim: bool) -> Any:
@@ -86,7 +67,7 @@ def _prod_gradient(g: Any, y: Any, x: Any, dim: int | None, keepdim: bool) -> An
     if not x.ndim:
         return g
     g, y = put_back(g, x.shape, dim, keepdim), put_back(y, x.shape, dim, keepdim)
-    if (x != 0).all():
+    if holds(x != 0):
         return g * y / x
     along = x.flatten() if dim is None else x.movedim(dim, -1)
     before = F.pad(along[..., :-1], (1, 0), value=1.0).cumprod(-1)
@@ -95,15 +76,23 @@ def _prod_gradient(g: Any, y: Any, x: Any, dim: int | None, keepdim: bool) -> An
     return g * (others.reshape(x.shape) if dim is None else others.movedim(-1, dim))
 
 
-rule(
-    torch.prod,
-    lambda g, y, x, dim=None, keepdim=False, _dtype=None: _prod_gradient(g, y, x, dim, keepdim),
-)
-
 # --------------------------------------------------- variances and deviations
 #
 # torch.var(x, unbiased), torch.var(x, dim, unbiased, keepdim) and
 # torch.var(x, dim, correction=, keepdim=) are the forms in which torch takes these.
+
+rule(torch.var, lambda g, _y, x, dim=None, unbiased=True, keepdim=False, correction=None:
+     _var_gradient(g, x, dim, unbiased, keepdim, correction))
+rule(torch.std, lambda g, y, x, dim=None, unbiased=True, keepdim=False, correction=None:
+     _std_gradient(g, y, x, dim, unbiased, keepdim, correction))
+rule(torch.var_mean, lambda g, _y, x, dim=None, unbiased=True, keepdim=False, correction=None:
+     _var_gradient(g[0], x, dim, unbiased, keepdim, correction)
+     + _mean_gradient(g[1], x.shape, None if isinstance(dim, bool) else dim, keepdim),
+     holomorphic=False)
+rule(torch.std_mean, lambda g, y, x, dim=None, unbiased=True, keepdim=False, correction=None:
+     _std_gradient(g[0], y[0], x, dim, unbiased, keepdim, correction)
+     + _mean_gradient(g[1], x.shape, None if isinstance(dim, bool) else dim, keepdim),
+     holomorphic=False)
 
 
 def _var_gradient(
@@ -119,42 +108,30 @@ def _var_gradient(
     return put_back(g, x.shape, dim, keepdim) * scale * (x - x.mean(dim, keepdim=True))
 
 
-def _std_gradient(
-    g: Any, y: Any, x: Any, dim: Any, unbiased: bool, keepdim: bool, correction: float | None
-) -> Any:
+def _std_gradient(g: Any, y: Any, x: Any, *options: Any) -> Any:
     """That of the variance, over 2 std; 0 where the deviation is 0."""
-    g = (g / (2 * y)).masked_fill(y == 0, 0)
-    return _var_gradient(g, x, dim, unbiased, keepdim, correction)
+    return _var_gradient((g / (2 * y)).masked_fill(y == 0, 0), x, *options)
 
-
-rule(
-    torch.var,
-    lambda g, _y, x, dim=None, unbiased=True, keepdim=False, correction=None: (
-        _var_gradient(g, x, dim, unbiased, keepdim, correction)
-    ),
-)
-rule(
-    torch.std,
-    lambda g, y, x, dim=None, unbiased=True, keepdim=False, correction=None: (
-        _std_gradient(g, y, x, dim, unbiased, keepdim, correction)
-    ),
-)
-rule(
-    torch.var_mean,
-    lambda g, _y, x, dim=None, unbiased=True, keepdim=False, correction=None: (
-        _var_gradient(g[0], x, dim, unbiased, keepdim, correction)
-        + _mean_gradient(g[1], x.shape, None if isinstance(dim, bool) else dim, keepdim)
-    ),
-)
-rule(
-    torch.std_mean,
-    lambda g, y, x, dim=None, unbiased=True, keepdim=False, correction=None: (
-        _std_gradient(g[0], y[0], x, dim, unbiased, keepdim, correction)
-        + _mean_gradient(g[1], x.shape, None if isinstance(dim, bool) else dim, keepdim)
-    ),
-)
 
 # ------------------------------------------------------------------ extremes
+
+for _extreme in (torch.amax, torch.amin):
+    rule(_extreme, lambda g, y, x, dim=(), keepdim=False: _among_ties(g, y, x, dim, keepdim))
+for _of_all in (
+    aten.max.default, aten.min.default, aten.median.default, aten.nanmedian.default
+):  # fmt: skip
+    rule(_of_all, lambda g, y, x: _among_ties(g, y, x))
+for _along_dim in (aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim):
+    rule(_along_dim, lambda g, y, x_shape, dim, keepdim=False:
+         _to_indices(g[0], y[1], x_shape, dim, keepdim))
+rule(torch.mode, lambda g, y, x_shape, dim=-1, keepdim=False:
+     _to_indices(g[0], y[1], x_shape, dim, keepdim))
+rule(torch.kthvalue, lambda g, y, x_shape, _k, dim=-1, keepdim=False:
+     _to_indices(g[0], y[1], x_shape, dim, keepdim))
+rule(torch.sort, lambda g, y, x_shape, dim=-1, _descending=False, _stable=False:
+     _to_indices(g[0], y[1], x_shape, dim))
+rule(torch.topk, lambda g, y, x_shape, _k, dim=-1, _largest=True, _sorted=True:
+     _to_indices(g[0], y[1], x_shape, dim))
 
 
 def _among_ties(g: Any, y: Any, x: Any, dim: Any = (), keepdim: bool = False) -> Any:
@@ -171,149 +148,53 @@ def _to_indices(
     return g.new_zeros(shape).scatter(dim, put_back(indices, shape, dim, keepdim), g)
 
 
-for _extreme in (torch.amax, torch.amin):
-    rule(_extreme, lambda g, y, x, dim=(), keepdim=False: _among_ties(g, y, x, dim, keepdim))
-
-for _median_of_all in (aten.median.default, aten.nanmedian.default):
-    rule(_median_of_all, lambda g, y, x: _among_ties(g, y, x))
-
-for _along_dim in (aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim):
-    rule(
-        _along_dim,
-        lambda g, y, x_shape, dim, keepdim=False: _to_indices(g[0], y[1], x_shape, dim, keepdim),
-    )
-
-
-@composed(torch.max)
-def _max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The largest element, the largest along `dim` with indices, or those of two tensors."""
-    if dim is None and other is None:
-        return torch.amax(input)
-    if isinstance(dim, int):
-        return torch.return_types.max(aten.max.dim(input, dim, keepdim))
-    return torch.maximum(input, dim if other is None else other)
-
-
-@composed(torch.min)
-def _min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
-    """The smallest element, the smallest along `dim` with indices, or those of two tensors."""
-    if dim is None and other is None:
-        return torch.amin(input)
-    if isinstance(dim, int):
-        return torch.return_types.min(aten.min.dim(input, dim, keepdim))
-    return torch.minimum(input, dim if other is None else other)
-
-
-@composed(torch.median)
-def _median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    if dim is None:
-        return aten.median.default(input)
-    return torch.return_types.median(aten.median.dim(input, dim, keepdim))
-
-
-@composed(torch.nanmedian)
-def _nanmedian(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    if dim is None:
-        return aten.nanmedian.default(input)
-    return torch.return_types.nanmedian(aten.nanmedian.dim(input, dim, keepdim))
-
-
-@composed(torch.aminmax)
-def _aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
-    dims = () if dim is None else dim
-    least, most = torch.amin(input, dims, keepdim), torch.amax(input, dims, keepdim)
-    return torch.return_types.aminmax((least, most))
-
-
-rule(
-    torch.mode,
-    lambda g, y, x_shape, dim=-1, keepdim=False: _to_indices(g[0], y[1], x_shape, dim, keepdim),
-)
-rule(
-    torch.kthvalue,
-    lambda g, y, x_shape, _k, dim=-1, keepdim=False: _to_indices(g[0], y[1], x_shape, dim, keepdim),
-)
-rule(
-    torch.sort,
-    lambda g, y, x_shape, dim=-1, _descending=False, _stable=False: (
-        _to_indices(g[0], y[1], x_shape, dim)
-    ),
-)
-rule(
-    torch.topk,
-    lambda g, y, x_shape, _k, dim=-1, _largest=True, _sorted=True: (
-        _to_indices(g[0], y[1], x_shape, dim)
-    ),
-)
-
-
-@composed(torch.msort)
-def _msort(input: Any) -> Any:
-    return torch.sort(input, 0).values
-
-
 # --------------------------------------------------------------------- norms
+
+rule(torch.linalg.vector_norm, lambda g, y, x, ord=2, dim=None, keepdim=False, _dtype=None:
+     _norm_gradient(g, y, x, ord, dim, keepdim))
+rule(torch.logsumexp, lambda g, y, x, dim, keepdim=False:
+     put_back(g, x.shape, dim, keepdim) * torch.exp(x - put_back(y, x.shape, dim, keepdim)))
+alias(torch.logsumexp, torch.special.logsumexp)
 
 
 def _norm_gradient(g: Any, y: Any, x: Any, p: float, dim: Any, keepdim: bool) -> Any:
-    """sign(x) |x / norm| ** (p - 1), and 0 where the norm has no derivative.
+    """sgn(x) |x / norm| ** (p - 1), and 0 where the norm has no derivative.
 
     The largest elements share the gradient of the norm of infinite order.
     """
     y = put_back(y, x.shape, dim, keepdim)
     g = put_back(g, x.shape, dim, keepdim)
     if p == 0:
-        return g.new_zeros(x.shape)
+        return x.new_zeros(x.shape)
     if p == 1:
-        return g * torch.sign(x)
+        return g * torch.sgn(x)
     if p == 2:
         return g * (x / y).masked_fill(y == 0, 0)
     if math.isinf(p):
-        ties = torch.abs(x) == y
-        return g * torch.sign(x) * ties / ties.sum(dim, keepdim=True)
+        return torch.sgn(x) * _among_ties(g, y, torch.abs(x), dim, keepdim=True)
     if p < 1:
-        return g * torch.sign(x) * (torch.abs(x) ** (p - 1)).masked_fill(x == 0, 0) * y ** (1 - p)
+        return g * torch.sgn(x) * (torch.abs(x) ** (p - 1)).masked_fill(x == 0, 0) * y ** (1 - p)
     scale = (g / y ** (p - 1)).masked_fill(y == 0, 0)
     if p < 2:
-        return scale * torch.sign(x) * torch.abs(x) ** (p - 1)
+        return scale * torch.sgn(x) * torch.abs(x) ** (p - 1)
     return scale * x * torch.abs(x) ** (p - 2)
 
 
-rule(
-    torch.linalg.vector_norm,
-    lambda g, y, x, ord=2, dim=None, keepdim=False, _dtype=None: (
-        _norm_gradient(g, y, x, ord, dim, keepdim)
-    ),
-)
+@composed(torch.pdist)
+def _pdist(input: Any, p: float = 2.0) -> Any:
+    """The distances of all pairs of rows."""
+    i, j = torch.triu_indices(len(input), len(input), 1, device=input.device)
+    return torch.linalg.vector_norm(input[i] - input[j], p, -1)
 
-
-@composed(torch.norm)
-def _norm(
-    input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: None = None,
-    dtype: Any = None,
-) -> Any:  # fmt: skip
-    """A vector norm, of all elements or along `dim`; p = "nuc" is the nuclear norm of matrices."""
-    if p == "nuc":
-        matrix = (-2, -1) if dim is None else dim
-        return torch.linalg.matrix_norm(input, p, matrix, keepdim, dtype=dtype)
-    p = 2 if p is None or p == "fro" else p
-    return torch.linalg.vector_norm(input, p, dim, keepdim, dtype=dtype)
-
-
-@composed(torch.dist)
-def _dist(input: Any, other: Any, p: float = 2) -> Any:
-    return torch.linalg.vector_norm(input - other, p)
-
-
-rule(
-    torch.logsumexp,
-    lambda g, y, x, dim, keepdim=False: (
-        put_back(g, x.shape, dim, keepdim) * torch.exp(x - put_back(y, x.shape, dim, keepdim))
-    ),
-)
-alias(torch.logsumexp, torch.special.logsumexp)
 
 # ------------------------------------------------------------- along one dimension
+
+rule(torch.cumsum, lambda g, _y, _x, dim, _dtype=None: g.flip(dim).cumsum(dim).flip(dim))
+rule(torch.cumprod, lambda g, y, x, dim, _dtype=None: _cumprod_gradient(g, y, x, dim))
+rule(torch.logcumsumexp, lambda g, y, x, dim: _logcumsumexp_gradient(g, y, x, dim))
+for _cumulative in (torch.cummax, torch.cummin):
+    rule(_cumulative, lambda g, y, x_shape, dim:
+         g[0].new_zeros(x_shape).scatter_add(dim, y[1], g[0]))
 
 
 def _recurrence(g: Any, factor: Any) -> Any:
@@ -334,7 +215,7 @@ def _cumprod_gradient(g: Any, y: Any, x: Any, dim: int) -> Any:
     """Sum over k >= j of g[k] * (the product of x[i], i <= k, i != j)."""
     if not x.ndim:
         return g
-    if (x != 0).all():
+    if holds(x != 0):
         return (g * y).flip(dim).cumsum(dim).flip(dim) / x
     x = x.movedim(dim, -1)
     before = F.pad(x[..., :-1], (1, 0), value=1.0).cumprod(-1)
@@ -352,27 +233,3 @@ def _logcumsumexp_gradient(g: Any, y: Any, x: Any, dim: int) -> Any:
     x, y = x.movedim(dim, -1), y.movedim(dim, -1)
     s = _recurrence(g.movedim(dim, -1), F.pad(torch.exp(y[..., :-1] - y[..., 1:]), (0, 1)))
     return (torch.exp(x - y) * s).movedim(-1, dim)
-
-
-rule(torch.cumsum, lambda g, _y, _x, dim, _dtype=None: g.flip(dim).cumsum(dim).flip(dim))
-rule(torch.cumprod, lambda g, y, x, dim, _dtype=None: _cumprod_gradient(g, y, x, dim))
-rule(torch.logcumsumexp, lambda g, y, x, dim: _logcumsumexp_gradient(g, y, x, dim))
-
-for _cumulative in (torch.cummax, torch.cummin):
-    rule(
-        _cumulative,
-        lambda g, y, x_shape, dim: g[0].new_zeros(x_shape).scatter_add(dim, y[1], g[0]),
-    )
-
-
-@composed(torch.diff)
-def _diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
-    """Differences of neighbors along `dim`, taken `n` times."""
-    if n == 0:
-        return input
-    parts = [part for part in (prepend, input, append) if part is not None]
-    x = torch.cat(parts, dim) if len(parts) > 1 else input
-    for _ in range(min(n, x.shape[dim])):
-        rest = x.shape[dim] - 1
-        x = x.narrow(dim, 1, rest) - x.narrow(dim, 0, rest)
-    return x

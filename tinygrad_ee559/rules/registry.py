@@ -14,12 +14,16 @@ The names of a formula's parameters say what is kept for the backward pass:
     x_like     only an empty tensor of its dtype and device
     _x         nothing
 
+and in the same way `y` or `_y` for the result; of several results, `y_rest` are all but the first,
+which is None.
+
 Apart from the first operands (`input`, `self`, `other`), parameters carry torch's own names, so
 that keyword arguments find their place. Broadcasting and type promotion are undone by the engine.
 """
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -49,12 +53,14 @@ class Rule:
     result may share memory with the first argument. The gradient of a complex number is that of
     PyTorch, so a function with a complex derivative (`holomorphic`) multiplies by the conjugate of
     it; the engine conjugates what goes in and what comes out, so that formulas stay those of
-    calculus. The formulas of other functions are written for complex numbers too.
+    calculus. The formulas of other functions are written for complex numbers too. `first_only` says
+    that of several results only the first has a gradient.
     """
 
     __slots__ = (
         "function", "name", "formulas", "parameters", "defaults",
-        "number", "number_formulas", "pointwise", "view", "holomorphic", "keeps", "plans",
+        "number", "number_formulas", "pointwise", "view", "holomorphic", "first_only", "keeps",
+        "other", "plans",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +71,7 @@ class Rule:
         pointwise: bool = False,
         view: bool = False,
         holomorphic: bool = True,
+        first_only: bool = False,
     ) -> None:
         self.function = function
         self.name: str = function_name(function)
@@ -73,8 +80,11 @@ class Rule:
         self.pointwise = pointwise
         self.view = view
         self.holomorphic = holomorphic
+        self.first_only = first_only
         self.parameters, self.defaults = _signature(self.name, self.formulas)
         self.number_formulas: tuple[Formula | None, ...] | None = None
+        #: The rule that stands in for this one, if one does.
+        self.other: Rule | None = None
         self.keeps = any(self.plan(1 << i).keeps for i, f in enumerate(formulas) if f is not None)
         self.plans: dict[int, Plan] = {}
 
@@ -84,6 +94,11 @@ class Rule:
     def plan(self, wanted: int) -> Plan:
         """What to save for the arguments whose bits are set in `wanted`."""
         return Plan(self, wanted)
+
+    def keep_for(self, other: Rule | None) -> None:
+        """From now on, keep also what another rule of the same function needs."""
+        self.other = other
+        self.plans.clear()
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments by position, up to the last one given."""
@@ -118,8 +133,8 @@ class Plan:
     """
 
     __slots__ = (
-        "rule", "positions", "formulas", "values", "shapes", "likes", "output", "keeps", "operands",
-        "kept", "reduced", "first", "list_position",
+        "rule", "positions", "formulas", "values", "shapes", "likes", "output", "rest", "keeps",
+        "operands", "kept", "reduced", "first", "list_position",
     )  # fmt: skip
 
     def __init__(self, rule: Rule, wanted: int, list_position: int = -1) -> None:
@@ -134,12 +149,15 @@ class Plan:
                 raise RuleError(f"{rule.name}: no gradient is defined for the argument {name}")
             formulas.append(formula)
             needed.update(_parameter_names(formula))
+            other = rule.other.formulas[i] if rule.other and i < len(rule.other.formulas) else None
+            needed.update(_parameter_names(other) if other else ())
         places = list(enumerate(rule.parameters))
         self.values = frozenset(i for i, name in places if name in needed)
         self.formulas = tuple(_given_values(f, rule.parameters, self.values) for f in formulas)
         self.shapes = frozenset(i for i, name in places if f"{name}_shape" in needed)
         self.likes = frozenset(i for i, name in places if f"{name}_like" in needed)
-        self.output = "y" in needed
+        self.output = "y" in needed or "y_rest" in needed
+        self.rest = "y" not in needed
         self.kept = tuple(sorted(self.values))
         self.reduced = tuple(sorted(self.shapes | self.likes))
         #: The first argument of which something is kept.
@@ -160,6 +178,7 @@ def rule(
     *formulas: Formula | None,
     number: Callable[..., Any] | None = None,
     holomorphic: bool = True,
+    first_only: bool = False,
 ) -> None:
     """Register how `function` is differentiated.
 
@@ -168,11 +187,12 @@ def rule(
         formulas: one per argument, in order; `None` for an argument without a gradient.
         number: computes the function on plain Python numbers, if it can.
         holomorphic: whether the engine conjugates complex numbers for the formulas.
+        first_only: whether of several results only the first has a gradient.
 
     Raises:
         RuleError: the formulas' parameters do not agree.
     """
-    _enter(RULES, function, Rule(function, formulas, number, holomorphic=holomorphic))
+    _enter(RULES, function, Rule(function, formulas, number, False, False, holomorphic, first_only))
 
 
 def view(function: Any, formula: Formula, holomorphic: bool = True) -> None:
@@ -208,7 +228,10 @@ def constant(function: Any, number: Callable[..., Any] | None = None) -> None:
 
 
 def composed(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: the decorated function writes torch's `functions` in terms of other functions."""
+    """Decorator: the decorated function writes torch's `functions` in terms of other functions.
+
+    For a call that it leaves to torch, it returns NotImplemented.
+    """
 
     def register(body: Callable[..., Any]) -> Callable[..., Any]:
         for function in functions:
@@ -271,6 +294,14 @@ def _is_arithmetic(formula: Formula) -> bool:
 def _parameter_names(formula: Formula) -> Iterator[str]:
     """A formula's parameters after the gradient, as they are written."""
     return iter(list(inspect.signature(formula).parameters)[1:])
+
+
+def used_parameters(formula: Formula) -> set[str]:
+    """Those that the formula does anything with."""
+    code = getattr(formula, "__code__", None)
+    if code is None:
+        return set(inspect.signature(formula).parameters)
+    return {str(i.argval) for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
 
 
 def _given_values(formula: Formula, parameters: Sequence[str], values: frozenset[int]) -> Formula:
