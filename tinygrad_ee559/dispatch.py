@@ -56,23 +56,21 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     rule = RULES.get(function)
     if rule is not None:
         return call(rule, *args, **kwargs)
-    if function in COMPOSED:
-        try:
-            result = COMPOSED[function](*args, **kwargs)
-        except Exception as error:
-            raise _as_torch_says(function, args, kwargs, error) from error
-        if result is not NotImplemented:
-            return result
     if function in CONSTANT:
         return call_constant(function, args, kwargs)
     name = getattr(function, "__name__", "")
     if _changes_first(name):
         return call_in_place(name, args, kwargs)
-    if not (torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))):
+    recording = torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))
+    if not recording and not _any_tensor(_is_number, (args, kwargs)):
         result = call_constant(function, args, kwargs)
         if not _any_tensor(partial(_shares_memory, (args, kwargs)), result):
             return result
-    return taken_apart(function, args, kwargs)
+    try:
+        result = COMPOSED[function](*args, **kwargs) if function in COMPOSED else NotImplemented
+        return taken_apart(function, args, kwargs) if result is NotImplemented else result
+    except Exception as error:
+        raise _as_torch_says(function, args, kwargs, error) from error
 
 
 def _shares_memory(operands: Any, result: Any) -> bool:
@@ -115,8 +113,8 @@ def call_constant(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if number is not None and not kwargs and all(raw.__class__ in NUMBERS for raw in raws):
         return lift(number(*raws), None)
     raws = [as_tensor(raw) if isinstance(raw, np.ndarray) else raw for raw in raws]
-    if raws and raws[0].__class__ in NUMBERS:  # torch takes a scalar only after a tensor
-        raws[0] = as_tensor(raws[0])
+    if raws and raws[0].__class__ in NUMBERS and isinstance(args[0], Tensor):
+        raws[0] = as_tensor(raws[0])  # torch takes a scalar only after a tensor
     try:
         out = function(*raws, **raw_options(kwargs))
     except Exception as error:
@@ -242,8 +240,6 @@ def taken_apart(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             return _real(function(*inner_args, **inner_kwargs))
     except NoRuleError as error:
         raise _no_rule(registry.function_name(function)) from error
-    except Exception as error:
-        raise _as_torch_says(function, args, kwargs, error) from error
 
 
 def run_operator(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -321,15 +317,20 @@ def _has_history(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.node is not None
 
 
+def _is_number(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor._data.__class__ in NUMBERS
+
+
 def _differentiable(value: Any) -> bool:
     return isinstance(value, Tensor) and carries_gradient(value.dtype)
 
 
 def _any_tensor(test: Callable[[Any], bool], value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(_any_tensor(test, item) for item in value)
-    if isinstance(value, dict):
-        return any(_any_tensor(test, item) for item in value.values())
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if _any_tensor(test, item):
+                return True
+        return False
     return test(value)
 
 

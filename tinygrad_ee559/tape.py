@@ -17,6 +17,8 @@ them by `order` puts results before operands. Nothing recurses.
 
 from __future__ import annotations
 
+import dis
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ from tinygrad_ee559.errors import (
     RuleError,
 )
 from tinygrad_ee559.rules.numbers import number_formulas
-from tinygrad_ee559.rules.registry import Plan, Rule, used_parameters
+from tinygrad_ee559.rules.registry import Plan, Rule
 
 #: Wraps a raw value and the edge it came from, so that torch functions called on it are recorded.
 Lift = Callable[[Any, Any], Any]
@@ -502,7 +504,7 @@ def overriding_rule(rule: Rule, other: Rule) -> Iterator[None]:
 def _other_plan(node: Node, other: Rule) -> Plan:
     """How `other` gets the gradients of a node that was recorded by another rule."""
     plan = other.plan(sum(1 << i for i in node.plan.positions))
-    used = set().union(*map(used_parameters, plan.formulas))
+    used = set().union(*map(_used_parameters, plan.formulas))
     missing = [other.parameters[i] for i in sorted(plan.values - node.plan.values)]
     missing = [name for name in missing if name in used]
     if plan.output and not node.plan.output and "y" in used:
@@ -513,6 +515,14 @@ def _other_plan(node: Node, other: Rule) -> Plan:
             "kept; run the function inside override_rule too"
         )
     return plan
+
+
+def _used_parameters(formula: Any) -> set[str]:
+    """Those that the formula does anything with."""
+    code = getattr(formula, "__code__", None)
+    if code is None:
+        return set(inspect.signature(formula).parameters)
+    return {str(i.argval) for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
 
 
 def _send(

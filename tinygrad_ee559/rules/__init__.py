@@ -1,6 +1,6 @@
 """The rule table: how every torch function is differentiated, by family."""
 
-from tinygrad_ee559.rules import (
+from tinygrad_ee559.rules import (  # noqa: F401 - importing a family fills the table
     activations,
     complex,
     constants,
@@ -18,22 +18,3 @@ from tinygrad_ee559.rules import (
     sampling,
     shapes,
 )
-
-__all__ = [
-    "activations",
-    "complex",
-    "constants",
-    "convolution",
-    "decompositions",
-    "fourier",
-    "indexing",
-    "linalg",
-    "losses",
-    "neural",
-    "normalization",
-    "pointwise",
-    "pooling",
-    "reductions",
-    "sampling",
-    "shapes",
-]

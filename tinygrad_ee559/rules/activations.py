@@ -140,7 +140,7 @@ def _functional(function: Any, kernel: Any) -> None:
 
 for _space, _names in (
     (torch, "relu celu selu threshold"),
-    (kernels, "elu silu mish leaky_relu hardtanh hardsigmoid hardswish"),
+    (kernels, "elu silu mish leaky_relu hardsigmoid hardswish"),
 ):
     for _name in _names.split():
         _functional(getattr(F, _name), getattr(_space, _name))

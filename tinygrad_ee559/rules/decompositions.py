@@ -139,9 +139,21 @@ def _qr_gradient(g: Any, y: Any, mode: str) -> Any:
 
 @composed(torch.ormqr)
 def _ormqr(input: Any, tau: Any, other: Any, left: bool = True, transpose: bool = False) -> Any:
+    torch.ormqr(input.detach(), tau.detach(), other.detach(), left, transpose)  # checks the shapes
+    if left:
+        return _reflected(input, tau, other, transpose)
+    return _reflected(input, tau, other.mH, not transpose).mH
+
+
+@composed(torch.linalg.householder_product, torch.orgqr)
+def _householder_product(input: Any, tau: Any) -> Any:
+    eye = torch.eye(*input.shape[-2:], dtype=input.dtype, device=input.device)
+    start = torch.where(eye == eye, eye, input)  # has all batches, and a history
+    return _reflected(input, tau, start, transpose=False)
+
+
+def _reflected(input: Any, tau: Any, other: Any, transpose: bool) -> Any:
     """One reflection 1 - τ v vᴴ after another; below a 1, v is a column of `input`."""
-    if not left:
-        return torch.ormqr(input, tau, other.mH, True, not transpose).mH
     eye = torch.eye(*input.shape[-2:], dtype=input.dtype, device=input.device)
     columns = torch.tril(input, -1) + eye
     factors = torch.conj(tau) if transpose else tau
@@ -150,13 +162,6 @@ def _ormqr(input: Any, tau: Any, other: Any, left: bool = True, transpose: bool 
         v = columns[..., i : i + 1]
         other = other - factors[..., i, None, None] * v @ (v.mH @ other)
     return other
-
-
-@composed(torch.linalg.householder_product, torch.orgqr)
-def _householder_product(input: Any, tau: Any) -> Any:
-    eye = torch.eye(*input.shape[-2:], dtype=input.dtype, device=input.device)
-    start = torch.where(eye == eye, eye, input)  # has all batches, and a history
-    return torch.ormqr(input, tau, start)
 
 
 # ------------------------------------------------------------ eigenvalues, singular values

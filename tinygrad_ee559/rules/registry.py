@@ -23,7 +23,6 @@ that keyword arguments find their place. Broadcasting and type promotion are und
 
 from __future__ import annotations
 
-import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -294,14 +293,6 @@ def _is_arithmetic(formula: Formula) -> bool:
 def _parameter_names(formula: Formula) -> Iterator[str]:
     """A formula's parameters after the gradient, as they are written."""
     return iter(list(inspect.signature(formula).parameters)[1:])
-
-
-def used_parameters(formula: Formula) -> set[str]:
-    """Those that the formula does anything with."""
-    code = getattr(formula, "__code__", None)
-    if code is None:
-        return set(inspect.signature(formula).parameters)
-    return {str(i.argval) for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
 
 
 def _given_values(formula: Formula, parameters: Sequence[str], values: frozenset[int]) -> Formula:
