@@ -219,6 +219,37 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
     return function
 
 
+def ternary(rule: Rule) -> Callable[[Any, Any, Any], Any]:
+    """A function of three tensors, of which the last may be None, that takes the short way."""
+    torch_function = rule.function
+
+    def function(a: Any, b: Any, c: Any) -> Any:
+        tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
+        if not (tensors and (c is None or isinstance(c, Tensor)) and _grad_enabled()):
+            return call(rule, a, b, c)
+        x, y, z = a._data, b._data, None if c is None else c._data
+        edges = []
+        wanted = 0
+        if a.node is not None:
+            edges.append(a.node)
+            wanted = 1
+        if b.node is not None:
+            edges.append(b.node)
+            wanted += 2
+        if c is not None and c.node is not None:
+            edges.append(c.node)
+            wanted += 4
+        try:
+            out = torch_function(x, y, z)
+        except Exception:
+            return call(rule, a, b, c)  # which says what is wrong
+        if not wanted or out.__class__ is not TorchTensor:
+            return call(rule, a, b, c)
+        return _recorded(rule, wanted, edges, [x, y, z], out)
+
+    return function
+
+
 def in_double(rule: Rule, numbers: tuple[Any, ...]) -> Any:
     """A function of plain numbers computed by torch: infinities and NaNs where Python raises."""
     return rule.function(*(torch.tensor(float(n), dtype=torch.float64) for n in numbers)).item()

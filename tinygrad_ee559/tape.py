@@ -220,9 +220,8 @@ class Node(_Edges):
 
     def free(self) -> None:
         """Give back what was saved. The graph itself stays, to be drawn."""
-        if self.guards or self.plan.keeps:
-            self.args = self.out = None
-            self.guards = ()
+        self.args = self.out = None
+        self.guards = ()
 
 
 class NumbersNode(Node):
@@ -443,7 +442,15 @@ def _propagate(
                 g = node.filled(g)
         if node.shape is SCALAR:
             node.flow = g
-        out, args = node.recall(lift, record)
+        if record or kind is NumbersNode:
+            out, args = node.recall(lift, record)
+        else:
+            out, args = node.out, node.args
+            if args is None:
+                raise _freed(node)
+            for tensor, version in node.guards:
+                if tensor._version != version:
+                    raise _changed(node, tensor, version)
         plan = node.plan
         if overridden and plan.rule in overridden:
             plan = _other_plan(node, overridden[plan.rule])
@@ -464,7 +471,7 @@ def _propagate(
                     grads[edge] = grads[edge] + d if edge in grads else d
                 else:
                     _send(d, edge, node, grads, lift, record)
-        if not retain:
+        if not retain and (node.guards or plan.keeps):
             node.free()
     # What is left has arrived at leaves.
     for leaf, g in grads.items():

@@ -1,0 +1,385 @@
+"""What private parts of torch are used, and that each still does what it is used for.
+
+A failure here names what a new release of torch has changed; `private.py` is the place to mend.
+"""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+PACKAGE = Path(__file__).parent.parent / "tinygrad_ee559"
+FILES = sorted(PACKAGE.rglob("*.py"))
+aten = torch.ops.aten
+
+#: What private.py uses, beside private attributes of operators.
+PRIVATE = {
+    "torch._decomp.decomposition_table",
+    "torch.utils._pytree._broadcast_to_and_flatten",
+    "torch.utils._pytree.tree_flatten",
+    "torch.utils._pytree.tree_map",
+    "torch.utils._pytree.tree_unflatten",
+    "torch.Tensor._make_wrapper_subclass",
+    "torch._C._EnableTorchFunction",
+    "torch._C.DisableTorchFunctionSubclass",
+    "torch._C._dispatch_tls_local_include_set",
+    "torch._C._dispatch_tls_local_exclude_set",
+    "torch._C._DisableFuncTorch",
+    "torch._C._ForceDispatchKeyGuard",
+}
+OF_OPERATORS = {"_can_decompose", "_schema"}
+#: What other files use: names that are as stable as public ones, and known to many programs. All
+#: operators are public too, under torch.ops.aten, where an underscore begins the names of many.
+ALLOWED = {
+    "torch._C._nn",  # where the kernels are that torch.nn.functional calls
+    "torch._foreach_add",
+    "torch._foreach_add_",
+}
+#: The same of what tensors have.
+OF_TENSORS = {"_version", "_is_view", "_base"}
+
+
+# -------------------------------------------------------- which are used, and where
+
+
+def private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def names_of_torch(tree):
+    """The full names of all that a file uses of torch, whatever it calls them."""
+    known = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "torch":
+                    known[alias.asname or "torch"] = alias.name if alias.asname else "torch"
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            for alias in node.names:
+                known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+
+    def full(node):
+        if isinstance(node, ast.Name):
+            return known.get(node.id)
+        if isinstance(node, ast.Attribute):
+            owner = full(node.value)
+            return owner and f"{owner}.{node.attr}"
+        return None
+
+    for node in tree.body:  # kernels = torch._C._nn
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in getattr(node, "targets", None) or [node.target]:
+                if isinstance(target, ast.Name) and full(node.value):
+                    known[target.id] = full(node.value)
+    inside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    whole = (full(node) for node in ast.walk(tree) if id(node) not in inside)
+    return {name for name in whole if name} | {name for name in known.values() if "." in name}
+
+
+def private_names(file):
+    """Those with a private part, except operators."""
+    return {
+        name
+        for name in names_of_torch(ast.parse(file.read_text()))
+        if any(map(private, name.split("."))) and not name.startswith("torch.ops.")
+    }
+
+
+def attributes(file):
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def within(name, allowed):
+    return name == allowed or name.startswith(f"{allowed}.")
+
+
+def test_private_names_are_found_by_whatever_name():
+    source = """
+import torch, torch._dynamo
+import torch.utils._pytree as pytree
+from torch import _C
+from torch._decomp import decomposition_table as table
+kernels: Any = torch._C._nn
+aten = torch.ops.aten
+def f(x):
+    return kernels.gelu(_C._a(x)), torch.add(x), torch._b.c(x).d, aten._softmax(x), pytree.map(x)
+"""
+    assert names_of_torch(ast.parse(source)) == {
+        "torch._C", "torch.utils._pytree", "torch._decomp.decomposition_table", "torch._C._nn",
+        "torch.ops.aten", "torch._C._nn.gelu", "torch._C._a", "torch.add", "torch._b.c",
+        "torch.ops.aten._softmax", "torch.utils._pytree.map", "torch",
+    } - {"torch"}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_private_parts_are_used_in_one_file_only(file):
+    if file.name == "private.py":
+        return
+    for name in private_names(file):
+        assert any(within(name, allowed) for allowed in ALLOWED), (
+            f"{file.name} uses {name}: private.py is the place for it"
+        )
+    operator = aten.add.Tensor
+    for name in filter(private, attributes(file) - OF_TENSORS):
+        assert not hasattr(operator, name) or hasattr(torch.nn.Module, name), name
+        assert not hasattr(torch.Tensor, name) or name in operators_of(file), name
+
+
+def operators_of(file):
+    """The names of operators in a file, some of which are names of private methods as well."""
+    names = names_of_torch(ast.parse(file.read_text()))
+    return {part for n in names if n.startswith("torch.ops.aten.") for part in n.split(".")}
+
+
+def test_the_lists_above_say_what_is_used():
+    file = PACKAGE / "private.py"
+    assert private_names(file) == PRIVATE
+    known = OF_OPERATORS | {name.rpartition(".")[2] for name in PRIVATE}
+    assert set(filter(private, attributes(file))) <= known | {"_C"}
+    elsewhere = set().union(*(private_names(f) for f in FILES if f != file))
+    assert {a for a in ALLOWED if any(within(name, a) for name in elsewhere)} == ALLOWED
+    assert set().union(*map(attributes, FILES)) >= OF_TENSORS
+
+
+# ------------------------------------------------------------- that they still exist
+
+
+@pytest.mark.parametrize("name", sorted(PRIVATE | ALLOWED))
+def test_torch_still_has(name):
+    parts = name.split(".")
+    found = torch
+    for i, part in enumerate(parts[1:], 1):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(parts[: i + 1]))
+            except ImportError:
+                pytest.fail(f"torch {torch.__version__} has no {name} any more")
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize("name", sorted(OF_OPERATORS))
+def test_operators_still_have(name):
+    assert hasattr(aten.add.Tensor, name), f"operators of torch {torch.__version__} have no {name}"
+
+
+def test_tensors_still_have():
+    x = torch.zeros(3)
+    view = x[1:]
+    assert x._version == 0 and not x._is_view() and x._base is None
+    view.add_(1)
+    assert x._version == view._version == 1 and view._is_view() and view._base is x
+
+
+def test_fused_additions_still_add():
+    xs, ys = [torch.ones(2), torch.ones(3)], [torch.ones(2), torch.full((3,), 2.0)]
+    assert [x.tolist() for x in torch._foreach_add(xs, ys, alpha=2)] == [[3, 3], [5, 5, 5]]
+    assert xs[0].tolist() == [1, 1]
+    torch._foreach_add_(xs, ys, alpha=-1)
+    assert [x.tolist() for x in xs] == [[0, 0], [-1, -1, -1]]
+
+
+# --------------------------------------------------- that they do what they are used for
+
+
+@pytest.fixture
+def parts():
+    """private.py, of which the tests above say more if it cannot be imported."""
+    return importlib.import_module("tinygrad_ee559.private")
+
+
+@pytest.mark.parametrize(
+    ("operator", "args"),
+    [
+        (aten.softplus_backward.default, (torch.ones(3), torch.randn(3), 1, 20)),
+        (aten.smooth_l1_loss.default, (torch.randn(3), torch.zeros(3))),
+        (aten.addcmul.default, (torch.ones(3), torch.randn(3), torch.randn(3))),
+    ],
+    ids=str,
+)
+def test_decomposition_table(parts, operator, args):
+    body = torch._decomp.decomposition_table.get(operator)
+    assert body is not None, f"decomposition_table has no {operator} any more"
+    assert parts.decomposition(operator) is body
+    torch.testing.assert_close(body(*args), operator(*args))
+
+
+def test_operators_that_torch_composes(parts):
+    """The others are in the table, or have no decomposition at all."""
+    operator = aten.linalg_cond.default
+    assert operator not in torch._decomp.decomposition_table
+    x = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    torch.testing.assert_close(parts.decomposition(operator)(x), torch.linalg.cond(x))
+    assert parts.decomposition(aten._fft_c2c.default) is None
+
+
+def test_trees(parts):
+    """Lists, tuples and dicts are laid out flat and built again; None is a leaf."""
+    tree = {"a": [1, (2, None)], "b": torch.Size([3])}
+    leaves, structure = parts.tree_flatten(tree)
+    assert leaves == [1, 2, None, torch.Size([3])] or leaves == [1, 2, None, 3]
+    assert parts.tree_unflatten(leaves, structure) == tree
+    assert parts.tree_map(lambda x: x, tree) == tree
+    pair = torch.ones(2, 3).max(0)
+    assert type(parts.tree_map(lambda x: x, pair)) is type(pair)
+
+
+def test_broadcast_to_and_flatten(parts):
+    _, structure = parts.tree_flatten((1, {"a": 2, "b": [3, 4]}))
+    assert parts.spread(0, structure) == [0, 0, 0, 0]
+    assert parts.spread((0, None), structure) == [0, None, None, None]
+    assert parts.spread((0, {"a": 1, "b": 2}), structure) == [0, 1, 2, 2]
+    with pytest.raises(ValueError, match="does not fit"):
+        parts.spread((0, 1, 2), structure)
+
+
+class Recorder(torch.Tensor):
+    """A tensor without memory that notes what is called on it, and answers with `answer`."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.functions.append(function)
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        cls.operators.append(operator)
+        return cls.answer(operator)
+
+
+@pytest.fixture
+def recorder():
+    Recorder.functions, Recorder.operators = [], []
+    Recorder.answer = staticmethod(lambda operator: torch.zeros(()))
+    return Recorder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    "layout",
+    [lambda x: x, torch.t, lambda x: x[1:, ::2], lambda x: x[:1].expand(3, 4), lambda x: x[:0]],
+)
+def test_make_wrapper_subclass_looks_like_the_tensor_it_is_made_after(
+    parts, recorder, layout, dtype
+):
+    like = layout(torch.zeros(3, 4, dtype=dtype))
+    hollow = parts.hollow(recorder, like)
+    assert type(hollow) is recorder
+    assert hollow.shape == like.shape and hollow.stride() == like.stride()
+    assert hollow.storage_offset() == like.storage_offset()
+    assert hollow.dtype == like.dtype and hollow.device == like.device
+    assert hollow.layout == like.layout and not hollow.requires_grad
+    assert hollow.is_contiguous() == like.is_contiguous()
+    assert recorder.operators == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "names"),
+    [
+        (aten.add.Tensor, []),
+        (aten.add_.Tensor, ["self"]),
+        (aten.add.out, ["out"]),
+        (aten.view.default, []),  # shares memory, and writes nothing
+        (aten.native_batch_norm.default, []),
+        (aten._native_batch_norm_legit.default, ["running_mean", "running_var"]),
+        (aten.max.dim_max, ["max", "max_values"]),
+        (torch.add, []),  # not an operator
+    ],
+    ids=str,
+)
+def test_schema_says_which_arguments_are_written(parts, operator, names):
+    assert parts.written_arguments(operator) == names
+
+
+class Foreign:
+    """Not a tensor, but accepted by torch's functions."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return function
+
+
+def test_overriding_of_subclasses(parts, recorder):
+    """DisableTorchFunctionSubclass, and _EnableTorchFunction within it."""
+    x = parts.hollow(recorder, torch.zeros(3))
+    torch.neg(x)
+    assert recorder.functions == [torch.neg]
+    with parts.overriding(False):
+        torch.neg(x)
+        assert recorder.functions == [torch.neg]
+        with parts.overriding(True):
+            torch.exp(x)
+            assert recorder.functions == [torch.neg, torch.exp]
+        torch.neg(x)
+    assert recorder.functions == [torch.neg, torch.exp]
+    assert recorder.operators == [aten.neg.default, aten.neg.default, aten.exp.default,
+                                  aten.neg.default]  # fmt: skip
+    torch.sin(x)
+    assert recorder.functions[-1] is torch.sin
+
+
+def test_overriding_of_other_classes(parts):
+    assert torch.neg(Foreign()) is torch.neg
+    with parts.overriding(False):
+        with pytest.raises(TypeError):
+            torch.neg(Foreign())
+        with parts.overriding(True):
+            assert torch.neg(Foreign()) is torch.neg
+
+
+def test_taking_apart_breaks_functions_into_operators(parts, recorder):
+    x = parts.hollow(recorder, torch.zeros(2, 3))
+    recorder.answer = staticmethod(lambda operator: parts.hollow(recorder, torch.zeros(2, 3)))
+    with parts.taking_apart():
+        torch.linalg.norm(x)
+        torch.square(x)
+    assert recorder.functions == []
+    assert recorder.operators == [aten.linalg_vector_norm.default, aten.pow.Tensor_Scalar]
+
+
+def test_taking_apart_does_not_batch(parts, recorder):
+    """_DisableFuncTorch: what is taken apart inside of vmap reaches `__torch_dispatch__`, where
+    `unmasked` batches again."""
+    answers = []
+
+    def answer(_operator):
+        with parts.unmasked():
+            answers.append(torch.sin(batched[0]))
+        return parts.hollow(recorder, torch.zeros(4))
+
+    recorder.answer = staticmethod(answer)
+    batched = []
+
+    def function(row):
+        batched[:] = [row]
+        x = parts.hollow(recorder, torch.zeros(4))
+        with parts.taking_apart():
+            torch.square(x)
+        return answers[-1]
+
+    rows = torch.randn(3, 4)
+    found = torch.func.vmap(function)(rows)
+    assert recorder.operators == [aten.pow.Tensor_Scalar]
+    torch.testing.assert_close(found, torch.sin(rows))
+
+
+def test_unmasked_tracks_views_and_resolves_lazy_conjugates(parts, recorder):
+    """_ForceDispatchKeyGuard: within `__torch_dispatch__`, as outside of it."""
+    x, z = torch.zeros(3), torch.tensor([1 + 2j])
+    found = {}
+
+    def answer(_operator):
+        with parts.unmasked():
+            view = x[1:]
+            conjugate = torch.conj(z)
+            found.update(base=view._base, lazy=conjugate.is_conj(), sum=(conjugate + 0).tolist())
+        return torch.zeros(())
+
+    recorder.answer = staticmethod(answer)
+    with parts.taking_apart():
+        torch.neg(parts.hollow(recorder, torch.zeros(3)))
+    assert found == {"base": x, "lazy": True, "sum": [1 - 2j]}
+    assert x[1:]._is_view()  # and outside nothing has changed
