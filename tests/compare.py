@@ -121,24 +121,6 @@ def assert_second_order_by_differences(
     assert abs(found - expected) <= 1e-5 * max(1.0, abs(expected)), (found, expected)
 
 
-def op_samples(name: str, variant: str = "") -> tuple[Callable[..., Any], list[tuple[Any, Any]]]:
-    """PyTorch's own test samples for one of its operators, in float64.
-
-    Args:
-        name: the operator as PyTorch's tests call it: `add`, `nn.functional.relu`.
-        variant: one of the operator's variants, if it has several.
-
-    Returns:
-        The torch function, and for every sample its arguments and keyword arguments.
-    """
-    from torch.testing._internal.common_methods_invocations import op_db  # takes seconds
-
-    (op,) = (op for op in op_db if op.name == name and op.variant_test_name == variant)
-    torch.manual_seed(0)
-    samples = op.sample_inputs("cpu", torch.float64, requires_grad=True)
-    return op.op, [((s.input, *s.args), s.kwargs) for s in samples]
-
-
 def _our_twin(tensor: Any) -> tg.Tensor:
     data = tensor.data
     if isinstance(data, torch.Tensor):

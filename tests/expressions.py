@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from compare import assert_same_gradients
 
-from tinygrad_ee559.rules.registry import COMPOSED, RULES
-
 
 def split(text, separator=None):
     """The entries of a table, which may have many in one line."""
@@ -24,16 +22,3 @@ def check(expression, *inputs, names=None, **options):
 def random(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def functions_of(module):
-    """The names of the functions whose rules are written in `module`."""
-    return {
-        function.__name__.removeprefix("linalg_").removeprefix("special_")
-        for table in (RULES, COMPOSED)
-        for function, entry in table.items()
-        if any(
-            getattr(formula, "__module__", None) == module.__name__
-            for formula in getattr(entry, "formulas", [entry])
-        )
-    }

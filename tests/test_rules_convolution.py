@@ -89,11 +89,10 @@ def test_channels_last_in_memory(change):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(
-    "mask", [(1, 1, 1), (1, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 1)], ids=str
-)
+@pytest.mark.parametrize("mask", [(1, 1, 1), (1, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 1)], ids=str)
 def test_kernel_of_the_gradients(mask, transposed):
     """A program may call it by itself; a mask says which of the three gradients it gives."""
+
     def wanted(g, x, weight):
         results = aten.convolution_backward(
             g, x, weight, [5], [1, 1], [1, 1], [1, 1], transposed, [0, 0], 1, list(map(bool, mask))

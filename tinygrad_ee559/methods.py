@@ -13,6 +13,7 @@ import torch
 from tinygrad_ee559.dispatch import call_in_place, dispatch
 from tinygrad_ee559.record import binary, unary
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
+from tinygrad_ee559.tape import NUMBERS
 from tinygrad_ee559.tensor import Tensor, lift
 
 #: Python's operators and the torch functions that they call; each has a reflected form.
@@ -136,7 +137,7 @@ def _in_place(function: Any, forward: Callable[[Any, Any], Any]) -> Callable[[Te
     name = f"{function.__name__}_"
 
     def assign(self: Tensor, other: Any) -> Any:
-        number = not isinstance(self._data, torch.Tensor)
+        number = self._data.__class__ in NUMBERS
         if number and self.node is not None and torch.is_grad_enabled():
             return forward(self, other)
         return call_in_place(name, (self, other), {})
