@@ -1,5 +1,7 @@
 """PyTorch's own modules on the tape: networks that nobody wrote for this library."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -290,3 +292,53 @@ def test_a_module_that_cannot_be_differentiated_says_what_it_calls():
 
     with pytest.raises(errors.NoRuleError, match="bessel_j0"):
         tg.from_torch(Odd())(tg.Tensor([1.0], requires_grad=True))
+
+
+def test_what_a_module_remembers_is_no_stand_in():
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.register_buffer("average", torch.zeros(2))
+
+        def forward(self, x):
+            self.last = self.linear(x)
+            self.average = 0.9 * self.average + 0.1 * self.last.mean(0)
+            return self.last
+
+    module = Remembers()
+    model = tg.from_torch(module)
+    for _ in range(2):
+        model(tg.Tensor(torch.ones(3, 2)))
+    assert isinstance(module.last, tg.Tensor) and type(module.average) is torch.Tensor
+    assert not isinstance(model.linear.weight.node, torch.Tensor)
+    assert tg.to_torch(model.to(torch.float64)).average.dtype == torch.float64
+
+
+def test_threads_take_turns():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    model = tg.from_torch(module)
+    wrong = []
+
+    def work():
+        try:
+            for _ in range(20):
+                model(tg.Tensor(torch.ones(2, 4))).sum().backward()
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and type(module[0].weight) is nn.Parameter
+
+
+def test_spectral_norm_updates_its_vectors():
+    torch.manual_seed(0)
+    module = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+    module.parametrizations.weight.original.data.normal_()
+    before = module.parametrizations.weight[0]._u.clone()
+    tg.from_torch(module)(tg.Tensor(torch.ones(1, 3))).sum().backward()
+    assert not torch.equal(module.parametrizations.weight[0]._u, before)

@@ -204,3 +204,16 @@ def test_what_cannot_be_batched_is_named():
         tg.func.vmap(lambda x: torch.nonzero(x))(X)
     with pytest.raises(ValueError, match="fit|inconsistent|sizes"):
         tg.func.vmap(lambda a, b: a + b)(X, A)
+
+
+def test_only_real_and_complex_numbers_have_derivatives():
+    with pytest.raises(errors.GradientDtypeError, match="int64"):
+        tg.func.grad(lambda x: (x * 0.5).sum())(torch.tensor([1, 2]))
+
+
+def test_numbers_inside_vmap():
+    a = tg.Tensor(2.0, requires_grad=True)
+    tg.func.vmap(lambda x: x * a)(torch.tensor([1.0, 2.0])).sum().backward()
+    assert a.grad.item() == 3
+    assert tg.func.jacrev(lambda x: x * x)(tg.Tensor(3.0)).item() == 6
+    assert tg.func.jacfwd(lambda x: x * x)(tg.Tensor(3.0)).item() == 6

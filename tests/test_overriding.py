@@ -113,3 +113,12 @@ def test_functions_without_a_rule_are_refused(function):
     override = tg.override_rule(function, lambda g, _y, _x, _t: g)
     with pytest.raises(errors.NoRuleError, match=r"is composed|has no rule"), override:
         pass
+
+
+def test_blocks_inside_blocks_keep_what_the_outer_one_needs():
+    with tg.override_rule(torch.relu, lambda g, _y, x: g * x):
+        with tg.override_rule(torch.relu, lambda g, _y, _x: g):
+            pass
+        x = leaf(-1.0, 2.0)
+        torch.relu(x).sum().backward()
+    assert x.grad.tolist() == [-1, 2]

@@ -104,3 +104,20 @@ def test_parameters_changed_in_place_are_noticed():
     w.data.add_(1)
     with pytest.raises(errors.ChangedInPlaceError):
         y.sum().backward()
+
+
+def test_what_is_no_tensor_of_ours_is_handed_through():
+    x = leaf(3)
+    ones, square = tg.checkpoint(lambda x: (torch.ones(3), x * x), x)
+    square.sum().backward()
+    torch.testing.assert_close(x.grad.data, 2 * x.data)
+    assert ones.tolist() == [1, 1, 1]
+
+
+def test_a_function_that_gives_something_else_the_second_time_is_noticed():
+    x = leaf(3)
+    total = 0
+    for k in range(3):
+        total = total + tg.func.vmap(lambda a: a * k)(x).sum()  # noqa: B023 - that is the point
+    with pytest.raises(errors.ChangedInPlaceError, match="was run again.*something else"):
+        total.backward()

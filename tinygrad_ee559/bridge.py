@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from tinygrad_ee559.nn.module import Module, Parameter
 from tinygrad_ee559.private import tree_map
 from tinygrad_ee559.tape import next_order
 from tinygrad_ee559.tensor import Tensor, lift
+
+#: PyTorch's modules are given their parameters for the time of a call, which is for all threads.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class TorchModule(Module):
@@ -45,9 +49,34 @@ class TorchModule(Module):
         named = self.named_parameters(remove_duplicate=False)
         parameters: dict[str, torch.Tensor] = {path: stand_ins[id(p)] for path, p in named}
         args, kwargs = tree_map(_shown_to_torch, (args, kwargs))
-        with self._watched(), _NewTensors():
-            output = torch.func.functional_call(self.module, parameters, args, kwargs)
+        with _ONE_AT_A_TIME, self._watched(), _NewTensors():
+            try:
+                output = torch.func.functional_call(self.module, parameters, args, kwargs)
+            finally:
+                self._take_back_stand_ins()
         return tree_map(_shown_to_user, output)
+
+    def _take_back_stand_ins(self) -> None:
+        """What the module has kept in its attributes becomes tensors; in its buffers, values."""
+        for module in self.module.modules():
+            for name, value in module._buffers.items():
+                if isinstance(value, StandIn):
+                    module._buffers[name] = value.tensor.as_torch()
+            for name, value in vars(module).items():
+                if isinstance(value, StandIn):
+                    vars(module)[name] = value.tensor
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> TorchModule:
+        """Move the parameters and buffers to a device, or convert them, or both."""
+        super().to(device, dtype)
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        for module in self.module.modules():
+            for name, value in module._buffers.items():
+                if value is not None:
+                    wanted = dtype if value.is_floating_point() else None
+                    module._buffers[name] = value.to(device=device, dtype=wanted)
+        return self
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

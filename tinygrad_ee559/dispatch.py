@@ -29,13 +29,9 @@ from tinygrad_ee559.record import as_tensor, call, described_error, lifted, raw_
 from tinygrad_ee559.rules import registry
 from tinygrad_ee559.rules.indexing import set_at
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
-from tinygrad_ee559.tape import NUMBERS, carries_gradient
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tape import NUMBERS, Leaf, carries_gradient
+from tinygrad_ee559.tensor import Tensor, View, lift
 
-#: Functions that change their first argument, whose counterpart does not have the same name.
-_COUNTERPARTS: dict[str, Any] = {
-    "__setitem__": set_at,
-}
 #: Functions that fill their first argument with random numbers, whatever was there.
 _RANDOM = frozenset({
     "bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_",
@@ -54,7 +50,7 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         NoRuleError: a gradient is wanted, and nothing is known of the function.
     """
     rule = RULES.get(function)
-    if rule is not None:
+    if rule is not None and "out" not in kwargs:
         return call(rule, *args, **kwargs)
     if function in CONSTANT:
         return call_constant(function, args, kwargs)
@@ -62,8 +58,16 @@ def dispatch(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     if _changes_first(name):
         return call_in_place(name, args, kwargs)
     recording = torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))
+    if recording and kwargs.get("out") is not None:
+        raise RuleError(
+            f"{registry.function_name(function)} with out= writes over a tensor, and a gradient "
+            "is wanted; use what it returns, or call it inside tinygrad_ee559.no_grad()"
+        )
     if not recording and not _any_tensor(_is_number, (args, kwargs)):
         result = call_constant(function, args, kwargs)
+        for operand in (*args, *kwargs.values()):
+            if _is_tensor(operand) and _is_tensor(result) and operand._data is result._data:
+                return operand  # perhaps changed in place
         if not _any_tensor(partial(_shares_memory, (args, kwargs)), result):
             return result
     try:
@@ -132,19 +136,26 @@ def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     if not (torch.is_grad_enabled() and _any_tensor(_has_history, (args, kwargs))):
         return _unrecorded(name, args, kwargs)
     if not isinstance(target, Tensor):
-        raise NoRuleError(
-            f"{name} would put a tensor with a history into a torch.Tensor, which cannot have "
-            "one; wrap it first: tinygrad_ee559.Tensor(t)"
+        raise _no_history(name)
+    if name == "detach_" and not isinstance(target, View):
+        target.node = None
+        return target
+    if name in _RESHAPING or name == "detach_":
+        raise InPlaceError(
+            f"{name} would change what a tensor is, and views of it, or its base, would not know; "
+            f"use {name.removesuffix('_')}, which makes a new tensor"
         )
     old = before_change(target, name)
     arguments, options = _map(lambda t: old if t is target else t, (args, kwargs))
-    result = _counterpart(name)(arguments, options)
-    if name in _RESHAPING:
-        target._data = result._data
-        target.node = result.node
-    else:
-        assign(target, result, name)
+    assign(target, _counterpart(name)(arguments, options), name)
     return target
+
+
+def _no_history(name: str) -> NoRuleError:
+    return NoRuleError(
+        f"{name} would put a tensor with a history into a torch.Tensor, which cannot have one; "
+        "wrap it first: tinygrad_ee559.Tensor(t)"
+    )
 
 
 def _unrecorded(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -157,25 +168,37 @@ def _unrecorded(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         getattr(torch.Tensor, name)(*raws, **raw_options(kwargs))
     except Exception as error:
         raise described_error(f"Tensor.{name}", raws, error) from error
+    if isinstance(target, Tensor) and isinstance(target.node, Leaf):
+        target.node.hold(target._data)
     return target
 
 
 def _counterpart(name: str) -> Callable[..., Any]:
     """The function that computes what `name` would put into its first argument."""
-    if name in _COUNTERPARTS:
-        return partial(dispatch, _COUNTERPARTS[name])
+    if name == "__setitem__":
+        return partial(dispatch, set_at)
+    if name == "fill_diagonal_":
+        return lambda args, kwargs: _diagonal_filled(*args, **kwargs)
+    if name in _RANDOM:
+        return partial(_overwritten, name)
     plain = name.removesuffix("_")
-    for space in () if name in _RANDOM else (torch.Tensor, torch, torch.ops.aten):
+    for space in (torch.Tensor, torch, torch.ops.aten):
         function = getattr(space, plain, None)
         if function is not None:
             return partial(dispatch, function)
+    raise _no_rule(f"torch.Tensor.{name}")
 
-    def overwritten(args: Any, kwargs: Any) -> Any:
-        fresh = args[0].data.clone()
-        getattr(fresh, name)(*args[1:], **kwargs)
-        return lift(fresh, None)
 
-    return overwritten
+def _overwritten(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """A tensor with other contents, which have nothing to do with those that it had."""
+    fresh = args[0].data.clone()
+    getattr(fresh, name)(*args[1:], **kwargs)
+    return lift(fresh, None)
+
+
+def _diagonal_filled(x: Tensor, value: Any, wrap: bool = False) -> Any:
+    place = torch.zeros(x.shape, dtype=torch.bool, device=x.device).fill_diagonal_(True, wrap)
+    return x.masked_fill(place, value)
 
 
 # ------------------------------------------------------ functions that have no rule
@@ -297,9 +320,16 @@ def _run_mutable(operator: Any, written: list[str], args: Any, kwargs: Any) -> A
             result = dispatch(function, *_real((args, kwargs)))
         if isinstance(out, StandIn):
             assign(out.tensor, result, name)
+        elif _has_history(result):
+            raise _no_history(name)
+        else:
+            out.copy_(result.as_torch())
         return out
     with overriding(True):
-        call_in_place(name, *_real((args, kwargs)))
+        if name in _RESHAPING:
+            args[0].tensor = _counterpart(name)(*_real((args, kwargs)))
+        else:
+            call_in_place(name, *_real((args, kwargs)))
     return args[0]
 
 
@@ -311,6 +341,10 @@ def _no_rule(name: str) -> NoRuleError:
 
 
 # ------------------------------------------------------ tensors in nested arguments
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _has_history(tensor: Any) -> bool:

@@ -8,13 +8,16 @@ its base, and every other view of that base reads its history from the base when
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tinygrad_ee559.errors import InPlaceError
+from tinygrad_ee559.private import is_batched
 from tinygrad_ee559.record import call
 from tinygrad_ee559.rules.registry import RULES
 from tinygrad_ee559.rules.shapes import written
-from tinygrad_ee559.tape import Leaf
+from tinygrad_ee559.tape import RETAIN, Leaf
 from tinygrad_ee559.tensor import Tensor, View, lift
 
 
@@ -32,6 +35,11 @@ def before_change(target: Tensor, name: str) -> Tensor:
                 "gradients; change it inside tinygrad_ee559.no_grad(), or make a new tensor"
             )
     data = target._data
+    if is_batched(data):
+        raise InPlaceError(
+            f"{name} would change a tensor in place inside vmap, where that cannot be recorded; "
+            "make a new tensor"
+        )
     return lift(data.clone() if isinstance(data, torch.Tensor) else data, target.node)
 
 
@@ -53,13 +61,25 @@ def assign(target: Tensor, result: Tensor, name: str) -> Tensor:
     above = [lift(tensor._data, tensor.node) for tensor in _line(target)[1:]]
     with torch.no_grad():
         data.copy_(result.as_torch())
-    target.node = result.to(data.dtype).node
+    _move(target, result.to(data.dtype).node)
     for old in above:
         assert isinstance(target, View)
         base = target.base
-        base.node = call(RULES[written], old, lift(target._data, target.node), target.view_of).node
+        strides = base._data.stride()
+        changed = lift(target._data, target.node)
+        _move(base, call(RULES[written], old, changed, target.view_of, strides).node)
         target = base
     return target
+
+
+def _move(tensor: Tensor, node: Any) -> None:
+    """Give a tensor another history; what retains its gradient goes along."""
+    hooks = getattr(tensor.node, "hooks", None) or []
+    if RETAIN in hooks:
+        hooks.remove(RETAIN)
+        if node is not None:
+            node.hooks = [*(node.hooks or ()), RETAIN]
+    tensor.node = node
 
 
 def _line(tensor: Tensor) -> list[Tensor]:

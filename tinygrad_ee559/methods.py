@@ -48,7 +48,9 @@ def add_methods() -> None:
     for table in (RULES, COMPOSED, CONSTANT):
         for function in table:
             name = getattr(function, "__name__", "")
-            if getattr(torch.Tensor, name, None) is function and name not in _OWN:
+            if getattr(torch.Tensor, name, None) is not function or name in _OWN:
+                continue
+            if inspect.isroutine(function):
                 setattr(Tensor, name, _method(name, function))
     for name, dtype in DTYPES.items():
         setattr(Tensor, name, _conversion(dtype))
@@ -74,10 +76,11 @@ def add_operators() -> None:
 def _find_method(self: Tensor, name: str) -> Any:
     """What torch's tensors have by this name, and `Tensor` has not yet: a method, or a property."""
     function: Any = getattr(torch.Tensor, name, None)
+    is_property = inspect.isdatadescriptor(function)  # .H, .real, .layout
     if callable(function) and not name.startswith("_"):
         return partial(_method(name, function), self)
-    if inspect.isdatadescriptor(function) and not name.startswith("_"):  # .H, .real, .layout
-        return dispatch(function.__get__, (self,), {})
+    if is_property and not name.startswith("_"):
+        return dispatch(function if function in RULES else function.__get__, (self,), {})
     raise AttributeError(f"Tensor has no attribute {name!r}")
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_ma
 __all__ = [
     "decomposition",
     "hollow",
+    "is_batched",
     "overriding",
     "spread",
     "taking_apart",
@@ -55,6 +56,11 @@ def hollow(subclass: Any, like: torch.Tensor) -> Any:
         dtype=like.dtype,
         device=like.device,
     )
+
+
+def is_batched(value: Any) -> bool:
+    """Whether it is one of the tensors that vmap calls functions on."""
+    return isinstance(value, torch.Tensor) and torch._C._functorch.is_batchedtensor(value)
 
 
 def overriding(enabled: bool) -> AbstractContextManager[None]:

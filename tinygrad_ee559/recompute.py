@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
+from tinygrad_ee559.errors import ChangedInPlaceError, GradientDtypeError
+from tinygrad_ee559.private import is_batched, tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.record import call
 from tinygrad_ee559.rules.registry import Plan, Rule
 from tinygrad_ee559.tape import (
@@ -120,21 +121,33 @@ def segment(
         with torch.enable_grad():
             for i in wanted:
                 values[i] = fresh(values[i])
-            outputs = [t for t in _tensors(flat(values)) if carries_gradient(t.dtype)]
-        targets = [values[i].node for i in wanted] + captured
-        return pulled(outputs, gradients, targets, record)
+            targets = [values[i].node for i in wanted] + captured
+            again = tree_flatten(flat(values))[0]
+        outputs = [as_tensor(again[i]) for i in results]
+        found = pulled(outputs, gradients, targets, record)
+        return [*found, *(output.detach() for output in outputs)]
 
     def formula(g: Any, _y: Any, inputs: Any) -> list[Any]:
         arrived = [gradient for gradient in g if gradient is not None]
         record = any(isinstance(gradient, Tensor) for gradient in arrived)
         tensors = [v if isinstance(v, Tensor) else lift(v, None) for v in (*inputs, *arrived)]
         with torch.set_grad_enabled(record), random_numbers(random):
-            gradients = how_back.settled(segment(function, back, tensors, how_back))
+            found_again = segment(function, back, tensors, how_back)
+        for (t, version), again in zip(first, found_again[len(wanted) + len(captured) :]):
+            if t._version != version or is_batched(t):  # changed since, or in a batch of vmap's
+                continue
+            if not torch.allclose(t, again.data, equal_nan=True):
+                raise ChangedInPlaceError(
+                    f"{rule.name} was run again for its gradient, and gave something else: what "
+                    "it uses besides its arguments has changed since"
+                )
+        gradients = how_back.settled(found_again)
         found = iter(gradients if record else [gradient.data for gradient in gradients])
         return [None if edge is None else next(found) for edge in (*edges, *captured)]
 
     rule = Rule(function, (formula,), holomorphic=False)
     out = tuple(leaves[i] for i in results)
+    first = [(t, t._version) for t in out]
     fork = ForkNode(Plan(rule, 1, 0), [ListNode([*edges, *captured])], [raws], out)
     found = [edge.data for edge in captured if isinstance(edge, Leaf)]
     fork.guards = [*fork.guards, *((t, t._version) for t in found if _has_gradient(t))]
@@ -145,6 +158,11 @@ def segment(
 
 def fresh(tensor: Tensor) -> Tensor:
     """The same value on a node of its own, to which gradients can be stopped."""
+    if not carries_gradient(tensor.dtype):
+        raise GradientDtypeError(
+            f"gradients of {tensor.dtype} were asked for; only floating-point and complex numbers "
+            "have any"
+        )
     if tensor.node is None:
         return lift(tensor._data, Leaf(tensor._data))
     with torch.enable_grad():

@@ -125,7 +125,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
     except Exception as error:
         out, raws = _retry(rule, bound, raws, len(args), kwargs, error)
     if rule.view:
-        return _view(rule, wanted, edges, bound[0], raws, out)
+        return _view(rule, wanted, edges, args, kwargs, raws, out)
     if out.__class__ is not TorchTensor:
         return _fork(rule, wanted, edges, raws, out)
     if not wanted or not _grad_enabled() or not carries_gradient(out.dtype):
@@ -294,35 +294,45 @@ def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) 
 
 
 def _view(
-    rule: Rule, wanted: int, edges: list[Any], base: Any, raws: list[Any], out: Any
+    rule: Rule,
+    wanted: int,
+    edges: list[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    raws: list[Any],
+    out: Any,
 ) -> Any:
-    """The result of a function that shares the memory of `base`, if it did this time."""
+    """The result of a function that shares the memory of its first argument, if it did now."""
+    base = args[0] if args else None
     if out is raws[0]:
         return base
-    rest = raws[1:]
+    rest = raws[1 : len(args)]
+    options = raw_options(kwargs)
 
-    def run(x: Any, *options: Any) -> Any:
-        return call(rule, x, *options) if isinstance(x, Tensor) else rule.function(x, *options)
+    def run(x: Any) -> Any:
+        return (partial(call, rule) if isinstance(x, Tensor) else rule.function)(
+            x, *rest, **options
+        )
 
     recording = wanted and _grad_enabled()
     if out.__class__ is TorchTensor:
         tensor = _recorded(rule, wanted, edges, raws, out) if recording else lift(out, None)
         if not (isinstance(base, Tensor) and out._is_view()):
             return tensor
-        return View(out, tensor.node, base, lambda x: run(x, *rest))
+        return View(out, tensor.node, base, run)
     parts = _fork(rule, wanted, edges, raws, out)
     if not isinstance(base, Tensor):
         return parts
     return type(out)(
         [
-            View(part._data, part.node, base, _nth(run, rest, i))
+            View(part._data, part.node, base, _nth(run, i))
             for i, part in enumerate(parts)
         ]
     )
 
 
-def _nth(run: Callable[..., Any], rest: list[Any], i: int) -> Callable[[Any], Any]:
-    return lambda x: run(x, *rest)[i]
+def _nth(run: Callable[[Any], Any], i: int) -> Callable[[Any], Any]:
+    return lambda x: run(x)[i]
 
 
 def _retry(

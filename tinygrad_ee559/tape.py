@@ -36,6 +36,7 @@ from tinygrad_ee559.errors import (
     GradientShapeError,
     RuleError,
 )
+from tinygrad_ee559.private import is_batched
 from tinygrad_ee559.rules.numbers import number_formulas
 from tinygrad_ee559.rules.registry import Plan, Rule
 
@@ -499,13 +500,13 @@ def overriding_rule(rule: Rule, other: Rule) -> Iterator[None]:
     What is recorded inside keeps what either of them needs.
     """
     before = _overridden.rules
-    rule.keep_for(other)
+    rule.keep_for(*rule.others, other)
     _overridden.rules = {**before, rule: other}
     try:
         yield
     finally:
         _overridden.rules = before
-        rule.keep_for(None)
+        rule.keep_for(*(kept for kept in rule.others if kept is not other))
 
 
 def _other_plan(node: Node, other: Rule) -> Plan:
@@ -587,7 +588,7 @@ def _fit(d: Any, edge: Any, node: Any, record: bool) -> Any:
     if shape is None:  # the operand was a plain number
         if node.shape is None:
             return d if record else d.data
-        return d.sum() if record else d.sum().item()
+        return d.sum() if record else as_number(d.sum())
     if d.dtype.is_complex and not edge.dtype.is_complex:
         d = torch.real(d)
     if d.shape != shape:
@@ -598,6 +599,11 @@ def _fit(d: Any, edge: Any, node: Any, record: bool) -> Any:
             )
         d = d.sum_to_size(shape)
     return d if d.dtype is edge.dtype else d.to(edge.dtype)
+
+
+def as_number(value: torch.Tensor) -> Any:
+    """The number in a tensor; the tensor itself inside vmap, where it stands for many numbers."""
+    return value if is_batched(value) else value.item()
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

@@ -279,7 +279,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same value, shared, without its history."""
-        return lift(self._data, None)
+        data = self._data
+        return lift(data.detach() if isinstance(data, torch.Tensor) else data, None)
 
     def retain_grad(self) -> None:
         """Have backward passes keep the gradient of this tensor, though it is no leaf."""

@@ -86,7 +86,7 @@ class Batches:
         dims = [self.in_dims[i] for i in wanted] + [None] * captured
         return Batches(
             [*self.in_dims, *(self.dims_of_results[i] for i in results)],
-            [dim or 0 for dim in dims],
+            [dim or 0 for dim in dims] + [self.dims_of_results[i] for i in results],
             self.randomness,
             self.chunk_size,
             [i for i, dim in enumerate(dims) if dim is None],

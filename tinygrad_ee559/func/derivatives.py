@@ -12,7 +12,7 @@ from tinygrad_ee559.errors import GradientShapeError, NotDifferentiableError
 from tinygrad_ee559.func.batches import vmap
 from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.recompute import as_tensor, fresh, frontier, pulled
-from tinygrad_ee559.tape import next_order
+from tinygrad_ee559.tape import as_number, next_order
 from tinygrad_ee559.tensor import Tensor, lift
 
 Function = Callable[..., Any]
@@ -91,6 +91,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]
     record = torch.is_grad_enabled()
     leaves, structure = tree_flatten(primals)
     places = [fresh(as_tensor(leaf)) for leaf in leaves]
+    nodes = [place.node for place in places]  # the function may change them in place
     with torch.enable_grad():
         result = func(*tree_unflatten(places, structure))
     value, *aux = result if has_aux else (result,)
@@ -98,7 +99,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]
     for output in outputs:
         if not isinstance(output, Tensor):
             raise TypeError(f"the function to differentiate gave {output!r}, which is no tensor")
-    own = {place.node for place in places}
+    own = set(nodes)
     found = frontier((output.node for output in outputs), start)
     record = record and any(edge not in own for edge in found)
 
@@ -109,7 +110,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]
             raise GradientShapeError(f"the gradient is laid out as {given_layout}, not as {layout}")
         arrived = [_like(as_tensor(g), output) for g, output in zip(arrived, outputs)]
         again = torch.is_grad_enabled() and (record or any(g.node is not None for g in arrived))
-        found = pulled(outputs, arrived, [place.node for place in places], again)
+        found = pulled(outputs, arrived, nodes, again)
         return tree_unflatten(found, structure)
 
     value = value if record else tree_map(_detached, value)
@@ -293,7 +294,7 @@ def _like(gradient: Tensor, output: Tensor) -> Tensor:
     if isinstance(output._data, torch.Tensor) and not isinstance(gradient._data, torch.Tensor):
         return lift(torch.as_tensor(gradient._data, dtype=output.dtype), gradient.node)
     if not isinstance(output._data, torch.Tensor) and isinstance(gradient._data, torch.Tensor):
-        return lift(gradient._data.item(), gradient.node)
+        return lift(as_number(gradient._data), gradient.node)
     return gradient
 
 

@@ -48,7 +48,7 @@ def set_at(x: Any, index: Any, value: Any) -> Any:
 
 def _assigned(g: Any, shape: torch.Size) -> Any:
     """The gradient of an assigned value, which may have had more dimensions than its place."""
-    extra = len(shape) - g.ndim
+    extra = len(shape) - g.ndim if isinstance(shape, torch.Size) else 0
     return g.reshape((1,) * extra + tuple(g.shape)) if extra > 0 else g
 
 

@@ -59,7 +59,7 @@ class Rule:
     __slots__ = (
         "function", "name", "formulas", "parameters", "defaults",
         "number", "number_formulas", "pointwise", "view", "holomorphic", "first_only", "keeps",
-        "other", "plans",
+        "others", "plans",
     )  # fmt: skip
 
     def __init__(
@@ -82,8 +82,8 @@ class Rule:
         self.first_only = first_only
         self.parameters, self.defaults = _signature(self.name, self.formulas)
         self.number_formulas: tuple[Formula | None, ...] | None = None
-        #: The rule that stands in for this one, if one does.
-        self.other: Rule | None = None
+        #: The rules that stand in for this one somewhere.
+        self.others: tuple[Rule, ...] = ()
         self.keeps = any(self.plan(1 << i).keeps for i, f in enumerate(formulas) if f is not None)
         self.plans: dict[int, Plan] = {}
 
@@ -94,9 +94,9 @@ class Rule:
         """What to save for the arguments whose bits are set in `wanted`."""
         return Plan(self, wanted)
 
-    def keep_for(self, other: Rule | None) -> None:
-        """From now on, keep also what another rule of the same function needs."""
-        self.other = other
+    def keep_for(self, *others: Rule) -> None:
+        """From now on, keep also what other rules of the same function need, and only these."""
+        self.others = others
         self.plans.clear()
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -148,8 +148,9 @@ class Plan:
                 raise RuleError(f"{rule.name}: no gradient is defined for the argument {name}")
             formulas.append(formula)
             needed.update(_parameter_names(formula))
-            other = rule.other.formulas[i] if rule.other and i < len(rule.other.formulas) else None
-            needed.update(_parameter_names(other) if other else ())
+            for other in rule.others:
+                formula = other.formulas[i] if i < len(other.formulas) else None
+                needed.update(_parameter_names(formula) if formula else ())
         places = list(enumerate(rule.parameters))
         self.values = frozenset(i for i, name in places if name in needed)
         self.formulas = tuple(_given_values(f, rule.parameters, self.values) for f in formulas)

@@ -103,16 +103,23 @@ rule(torch.constant_pad_nd, lambda g, _y, _x, pad, _value=0:
 # ------------------------------------------------------------- parts put in their place
 
 
-@torch.overrides.wrap_torch_function(lambda base, part, take: (base, part))
-def written(base: Any, part: Any, take: Callable[[Any], Any]) -> Any:
-    """A copy of `base` in which the part that `take` gives a view of is `part`."""
-    copy = base.clone()
+@torch.overrides.wrap_torch_function(lambda base, part, *_: (base, part))
+def written(base: Any, part: Any, take: Callable[[Any], Any], strides: Any = None) -> Any:
+    """A copy of `base` in which the part that `take` gives a view of is `part`.
+
+    The copy lies in memory as `strides` say, so that `take` gives a view of it too.
+    """
+    strides = torch.empty(base.shape, device="meta").stride() if strides is None else strides
+    copy = base.new_empty_strided(base.shape, strides).copy_(base)
     take(copy).copy_(part)
     return copy
 
 
-rule(written, lambda g, _y, _base, _part, take: written(g, torch.zeros_like(take(g)), take),
-              lambda g, _y, _base, _part, take: take(g))
+rule(written,
+     lambda g, _y, _base, _part, take, strides=None:
+         written(g, torch.zeros_like(take(torch.resolve_conj(g))), take, strides),
+     lambda g, _y, _base, _part, take, _strides=None: take(torch.resolve_conj(g)),
+     holomorphic=False)
 
 for _put, _taken in (
     (torch.select_scatter, torch.select), (torch.slice_scatter, aten.slice),
