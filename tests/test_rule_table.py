@@ -49,8 +49,15 @@ def test_every_torch_function_with_a_rule_that_is_a_method_is_a_method():
     for table in (RULES, COMPOSED, CONSTANT):
         for function in table:
             name = getattr(function, "__name__", "_")
-            if getattr(torch, name, None) is function and hasattr(torch.Tensor, name):
+            method = getattr(torch.Tensor, name, None)
+            if getattr(torch, name, None) is function and inspect.isroutine(method):
                 assert hasattr(tg.Tensor, name), name
+
+
+def test_what_torchs_tensors_have_as_properties_are_properties():
+    z = tg.Tensor([[1 + 2j, 3j]], requires_grad=True)
+    assert z.real.tolist() == [[1, 0]] and z.imag.requires_grad and z.H.shape == (2, 1)
+    assert z.layout is torch.strided and z.is_sparse is False and z.itemsize == 8
 
 
 def test_a_rule_of_ones_own_for_a_torch_function_also_makes_a_method():
