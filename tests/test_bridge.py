@@ -342,3 +342,32 @@ def test_spectral_norm_updates_its_vectors():
     before = module.parametrizations.weight[0]._u.clone()
     tg.from_torch(module)(tg.Tensor(torch.ones(1, 3))).sum().backward()
     assert not torch.equal(module.parametrizations.weight[0]._u, before)
+
+
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, g):
+        return -g
+
+
+class Reversed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            scale = self.linear.weight.abs().max()
+        return Reverse.apply(self.linear(x)) * scale
+
+
+def test_a_backward_written_for_torchs_autograd_is_refused():
+    model = tg.from_torch(Reversed())
+    with pytest.raises(errors.NoRuleError, match=r"Reverse is a torch\.autograd\.Function"):
+        model(tg.Tensor(torch.ones(1, 2)))
+    with tg.no_grad():
+        assert model(tg.Tensor(torch.ones(1, 2))).shape == (1, 2)

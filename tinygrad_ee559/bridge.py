@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from tinygrad_ee559.dispatch import StandIn
+from tinygrad_ee559.errors import NoRuleError
 from tinygrad_ee559.nn.module import Module, Parameter
 from tinygrad_ee559.private import tree_map
 from tinygrad_ee559.tape import next_order
@@ -49,7 +51,7 @@ class TorchModule(Module):
         named = self.named_parameters(remove_duplicate=False)
         parameters: dict[str, torch.Tensor] = {path: stand_ins[id(p)] for path, p in named}
         args, kwargs = tree_map(_shown_to_torch, (args, kwargs))
-        with _ONE_AT_A_TIME, self._watched(), _NewTensors():
+        with _ONE_AT_A_TIME, self._watched(), _Surroundings():
             try:
                 output = torch.func.functional_call(self.module, parameters, args, kwargs)
             finally:
@@ -172,16 +174,43 @@ def to_torch(module: Module) -> torch.nn.Module:
     return module.module
 
 
-class _NewTensors(TorchFunctionMode):
-    """Inside, tensors that a module makes can take values with a history: `out[i] = x`."""
+class _Surroundings(TorchFunctionMode):
+    """What torch functions find inside a module.
+
+    Tensors that the module makes can take values with a history: `out[i] = x`. A function with a
+    backward of its own, written for torch.autograd, would be taken for a constant: torch runs it
+    with recording switched off. It is refused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording = torch.is_grad_enabled()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if self.recording and not torch.is_grad_enabled():
+            _refuse_autograd_functions(args)
         result = function(*args, **(kwargs or {}))
         if type(result) is torch.Tensor and function in _FACTORIES:
             return StandIn(lift(result, None))
         return result
+
+
+def _refuse_autograd_functions(args: Any) -> None:
+    """Raise an error if this is the forward of a torch.autograd.Function that wants a gradient."""
+    if not any(isinstance(arg, StandIn) and arg.tensor.requires_grad for arg in args):
+        return
+    apply = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is apply:
+            name = frame.f_locals["cls"].__name__
+            raise NoRuleError(
+                f"{name} is a torch.autograd.Function, whose backward is out of reach here; write "
+                f"it as a rule: tinygrad_ee559.rule(function, lambda g, y, x: ...)"
+            )
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 _FACTORIES = frozenset({
