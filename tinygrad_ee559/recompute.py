@@ -10,7 +10,7 @@ import torch
 
 from tinygrad_ee559.errors import ChangedInPlaceError, GradientDtypeError
 from tinygrad_ee559.private import is_batched, tree_flatten, tree_map, tree_unflatten
-from tinygrad_ee559.record import call
+from tinygrad_ee559.record import call, lifted
 from tinygrad_ee559.rules.registry import Plan, Rule
 from tinygrad_ee559.tape import (
     ForkNode,
@@ -111,7 +111,7 @@ def segment(
     wanted = [i for i, edge in enumerate(edges) if edge is not None]
     results = [i for i, leaf in enumerate(leaves) if _has_gradient(leaf)]
     if not recording or not results or not (outside or wanted):
-        return tree_unflatten([_lifted(leaf, None) for leaf in leaves], structure)
+        return tree_unflatten([lifted(leaf) for leaf in leaves], structure)
     captured = list(outside)
     how_back = how.backwards(wanted, results, len(captured))
 
@@ -153,7 +153,7 @@ def segment(
     fork.guards = [*fork.guards, *((t, t._version) for t in found if _has_gradient(t))]
     for number, i in enumerate(results):
         leaves[i] = lift(leaves[i], Part(fork, number))
-    return tree_unflatten([_lifted(leaf, None) for leaf in leaves], structure)
+    return tree_unflatten([lifted(leaf) for leaf in leaves], structure)
 
 
 def fresh(tensor: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def pulled(
     found = propagate(roots, lift, record=record, retain=True, targets=targets, stop=True)
     some = gradients[0].as_torch()
     return [
-        as_lifted(found[node]) if node in found else lift(_zeros(node, some), None)
+        as_tensor(found[node]) if node in found else lift(_zeros(node, some), None)
         for node in targets
     ]
 
@@ -217,10 +217,6 @@ def random_numbers(state: Any) -> Iterator[None]:
         torch.set_rng_state(now)
 
 
-def as_lifted(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else lift(value, None)
-
-
 def _zeros(node: Any, some: torch.Tensor) -> Any:
     return 0.0 if node.shape is None else some.new_zeros(node.shape, dtype=node.dtype)
 
@@ -231,10 +227,6 @@ def _tensors(result: Any) -> list[Tensor]:
 
 def _raw(value: Any) -> Any:
     return value.as_torch() if isinstance(value, Tensor) else value
-
-
-def _lifted(value: Any, node: Any) -> Any:
-    return lift(value, node) if isinstance(value, torch.Tensor) else value
 
 
 def _has_gradient(value: Any) -> bool:

@@ -239,12 +239,12 @@ def ternary(rule: Rule) -> Callable[[Any, Any, Any], Any]:
         if c is not None and c.node is not None:
             edges.append(c.node)
             wanted += 4
+        if not wanted:
+            return call(rule, a, b, c)
         try:
             out = torch_function(x, y, z)
         except Exception:
             return call(rule, a, b, c)  # which says what is wrong
-        if not wanted or out.__class__ is not TorchTensor:
-            return call(rule, a, b, c)
         return _recorded(rule, wanted, edges, [x, y, z], out)
 
     return function

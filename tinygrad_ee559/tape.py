@@ -221,8 +221,9 @@ class Node(_Edges):
 
     def free(self) -> None:
         """Give back what was saved. The graph itself stays, to be drawn."""
-        self.args = self.out = None
-        self.guards = ()
+        if self.guards or self.plan.keeps:
+            self.args = self.out = None
+            self.guards = ()
 
 
 class NumbersNode(Node):
@@ -443,15 +444,7 @@ def _propagate(
                 g = node.filled(g)
         if node.shape is SCALAR:
             node.flow = g
-        if record or kind is NumbersNode:
-            out, args = node.recall(lift, record)
-        else:
-            out, args = node.out, node.args
-            if args is None:
-                raise _freed(node)
-            for tensor, version in node.guards:
-                if tensor._version != version:
-                    raise _changed(node, tensor, version)
+        out, args = node.recall(lift, record)
         plan = node.plan
         if overridden and plan.rule in overridden:
             plan = _other_plan(node, overridden[plan.rule])
@@ -472,7 +465,7 @@ def _propagate(
                     grads[edge] = grads[edge] + d if edge in grads else d
                 else:
                     _send(d, edge, node, grads, lift, record)
-        if not retain and (node.guards or plan.keeps):
+        if not retain:
             node.free()
     # What is left has arrived at leaves.
     for leaf, g in grads.items():
