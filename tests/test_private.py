@@ -29,6 +29,8 @@ PRIVATE = {
     "torch._C._dispatch_tls_local_exclude_set",
     "torch._C._DisableFuncTorch",
     "torch._C._ForceDispatchKeyGuard",
+    "torch._C._autograd._profiler_enabled",
+    "torch._C._profiler._RecordFunctionFast",
 }
 OF_OPERATORS = {"_can_decompose", "_schema"}
 #: What other files use: names that are as stable as public ones, and known to many programs. All
