@@ -14,10 +14,12 @@ from torch import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 
 from tinygrad_ee559 import func, methods, nn, optim
 from tinygrad_ee559.bridge import from_torch, to_torch
+from tinygrad_ee559.compiling import compile, ensemble
 from tinygrad_ee559.draw import draw
 from tinygrad_ee559.gradcheck import gradcheck, gradgradcheck
 from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.overriding import override_rule
+from tinygrad_ee559.profiling import profile
 from tinygrad_ee559.recompute import checkpoint
 from tinygrad_ee559.record import rule
 from tinygrad_ee559.tensor import Tensor
@@ -27,8 +29,10 @@ methods.complete()
 __all__ = [
     "Tensor",
     "checkpoint",
+    "compile",
     "draw",
     "enable_grad",
+    "ensemble",
     "from_torch",
     "func",
     "grad",
@@ -39,6 +43,7 @@ __all__ = [
     "no_grad",
     "optim",
     "override_rule",
+    "profile",
     "rule",
     "set_grad_enabled",
     "to_torch",

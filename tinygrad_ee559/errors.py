@@ -88,3 +88,11 @@ def operand_error(cause: Exception, message: str) -> OperandError:
     if kind not in _operand_errors:
         _operand_errors[kind] = type(f"Operand{kind.__name__}", (OperandError, kind), {})
     return _operand_errors[kind](message)
+
+
+class CaptureError(RuntimeError):
+    """What a function does cannot be made into one program."""
+
+
+class CompilerError(RuntimeError):
+    """There is no C++ compiler, or it failed."""

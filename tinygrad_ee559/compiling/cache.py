@@ -1,0 +1,72 @@
+"""Programs on disk: what one process has compiled, the next one loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_HERE = Path(__file__).parent
+
+
+def directory() -> Path:
+    """Where compiled programs are kept: in the user's cache directory, XDG_CACHE_HOME."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "tinygrad_ee559" / "compiled"
+
+
+def key(*parts: str) -> str:
+    """A name for a program, of all that decides what it is: the processor and this code too."""
+    digest = hashlib.sha256()
+    code = "".join(file.read_text() for file in sorted(_HERE.glob("*.py")))
+    for part in (torch.__version__, _processor(), code, *parts):
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
+
+
+def load(name: str) -> tuple[str, Any] | None:
+    """The path of a program's library and its description, None if it is not there."""
+    folder = directory() / name
+    try:
+        description = json.loads((folder / "program.json").read_text())
+    except (OSError, ValueError):
+        return None
+    library = folder / "program.so"
+    return (str(library), description) if library.exists() else None
+
+
+def store(name: str, library: str, source: str, description: Any) -> None:
+    """Keep a program and its source in C++; nobody sees half of it.
+
+    Where nothing can be written, nothing is kept.
+    """
+    target = directory() / name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=target.parent))
+    except OSError:
+        return
+    try:
+        shutil.copyfile(library, folder / "program.so")
+        (folder / "program.cpp").write_text(source)
+        (folder / "program.json").write_text(json.dumps(description))
+        folder.rename(target)
+    except OSError:  # another process was quicker, or the disk is full
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processor() -> str:
+    """What distinguishes processors for which code is compiled differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,0 +1,229 @@
+"""Capture: a function is run, and all that torch is asked to do on the way is written down.
+
+`Recorder` sees every operator that runs, whoever called it: forward, the backward pass, the update.
+It neither knows nor needs to know what a tape or an optimizer is. The operators run as always, so a
+captured run is a run like any other.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from tinygrad_ee559.compiling.private import DispatchMode
+from tinygrad_ee559.compiling.state import SCALARS, Place, State
+from tinygrad_ee559.errors import CaptureError
+from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
+from tinygrad_ee559.tape import Leaf, Node, topological
+from tinygrad_ee559.tensor import Tensor, lift
+
+aten = torch.ops.aten
+_LIBRARIES = (Path(__file__).parent.parent, Path(torch.__file__).parent)
+#: Make a tensor of Python numbers, which are constants of the program.
+_CONSTANTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)
+_ON_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class Recorder(DispatchMode):  # type: ignore[misc]
+    """Runs operators and appends them to a graph.
+
+    Tensors that are used and were not made inside are the graph's inputs, in the order of use.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.inputs: list[torch.Tensor] = []
+        self.constants: set[int] = set()
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[torch.Tensor] = []  # an id is that of a tensor as long as it lives
+        self._first: fx.Node | None = None
+
+    def node_of(self, tensor: torch.Tensor) -> fx.Node:
+        """The node that made a tensor; a new input if none did."""
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            name = f"in{len(self.inputs)}"
+            if self._first is None:
+                node = self.graph.placeholder(name)
+            else:
+                with self.graph.inserting_before(self._first):
+                    node = self.graph.placeholder(name)
+            self.inputs.append(tensor)
+            self._know(tensor, node)
+        return node
+
+    def made(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor was made inside."""
+        node = self._nodes.get(id(tensor))
+        return node is not None and node.op != "placeholder"
+
+    def _know(self, tensor: torch.Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+    def _node_or_value(self, value: Any) -> Any:
+        return self.node_of(value) if isinstance(value, torch.Tensor) else value
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if not all(kind in (torch.Tensor, torch.nn.Parameter) for kind in types):
+            return NotImplemented  # a subclass, which says what to do instead
+        kwargs = kwargs or {}
+        if not _ON_VALUES.isdisjoint(function.tags):
+            raise _asks_for_values(function)
+        if function in _CONSTANTS and id(args[0]) not in self._nodes:
+            out = function(*args, **kwargs)
+            self.constants.add(id(out))
+            self._alive.append(out)
+            return out
+        given, named = tree_map(self._node_or_value, (args, kwargs))
+        out = function(*args, **kwargs)
+        node = self.graph.call_function(function, given, named)
+        self._first = self._first or node
+        if isinstance(out, torch.Tensor):
+            if id(out) not in self._nodes:  # else it was changed in place
+                self._know(out, node)
+        elif isinstance(out, (list, tuple)):
+            for i, item in enumerate(out):
+                if isinstance(item, torch.Tensor) and id(item) not in self._nodes:
+                    self._know(item, self.graph.call_function(operator.getitem, (node, i)))
+        return out
+
+
+class Capture:
+    """What one run did.
+
+    Attributes:
+        graph: the operators. Its outputs are the tensors among the function's results, and then
+            those that were left behind in places.
+        inputs: the tensors that the graph was run on.
+        sources: where each input comes from: the number of an argument, a `Place`, or the tensor
+            itself, where it is reachable by no path.
+        returned: what the function returned.
+        effects: where the last outputs were left: a place and whether they are wrapped there, or
+            the number of the argument whose gradient they are.
+        missing: for each leaf, whether it had no gradient before the run.
+        changes: what else has changed, in words.
+        state: what the run found.
+        text: the graph and all that it is connected to; equal for runs that did the same.
+    """
+
+    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        leaves = tree_flatten((args, kwargs))[0]
+        self.state = State(function, leaves)
+        self.missing = tuple(leaf.grad is None for leaf in self.state.leaves)
+        places = self.state.by_tensor()
+        alive = [place.tensor() for place in places.values()]
+        raws = [leaf._data if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        arguments = {id(raw): i for i, raw in enumerate(raws) if isinstance(raw, torch.Tensor)}
+        owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        recorder = Recorder()
+        for raw in raws:
+            if isinstance(raw, torch.Tensor):
+                recorder.node_of(raw)
+        with recorder:
+            self.returned = function(*args, **kwargs)
+        after = State(function, leaves)
+        self.changes = self.state.changes(after)
+        outputs = self._results(recorder)
+        self.collected = len(outputs)
+        self.effects: list[tuple[Place, bool] | int] = []
+        for place in after.tensors:
+            value = place.tensor()
+            if value is not None and recorder.made(value):
+                wrapped = isinstance(place.get(), Tensor)
+                self.effects.append(owners.get(id(place.holder), (place, wrapped)))
+                outputs.append(recorder.node_of(value))
+        recorder.graph.output(tuple(outputs))
+        self.graph = fx.GraphModule({}, recorder.graph)
+        self.inputs = recorder.inputs
+        self.sources: list[Any] = [
+            arguments.get(id(t), places.get(id(t), t)) for t in self.inputs
+        ]
+        del alive
+        self.text = "\n".join(
+            [
+                *(_described(s, t, recorder) for s, t in zip(self.sources, self.inputs)),
+                str(recorder.graph),
+                *map(str, self.effects),
+                f"returns {self.results} in {self.structure}",
+            ]
+        )
+
+    def _results(self, recorder: Recorder) -> list[fx.Node]:
+        """The nodes of the tensors among the results; notes how the results are laid out."""
+        results, self.structure = tree_flatten(self.returned)
+        nodes: list[fx.Node] = []
+        self.results: list[Any] = []
+        for result in results:
+            raw = result._data if isinstance(result, Tensor) else result
+            if isinstance(raw, torch.Tensor):
+                if isinstance(result, Tensor) and _can_go_backward(result):
+                    raise CaptureError(
+                        "a compiled function returned a tensor that still has a history, which "
+                        "programs do not keep; call backward() inside the function, or return "
+                        "tensor.detach()"
+                    )
+                node = recorder.node_of(raw)
+                if node not in nodes:
+                    nodes.append(node)
+                self.results.append((nodes.index(node), isinstance(result, Tensor)))
+            elif isinstance(raw, SCALARS):
+                self.results.append(raw)
+            else:
+                raise CaptureError(
+                    "a compiled function returns tensors and numbers, in lists, tuples and dicts; "
+                    f"this one returned a {type(raw).__name__}"
+                )
+        return nodes
+
+    def assembled(self, outputs: Sequence[torch.Tensor]) -> Any:
+        """The function's results, made of the graph's outputs."""
+        results = [
+            (lift(outputs[r[0]], None) if r[1] else outputs[r[0]]) if type(r) is tuple else r
+            for r in self.results
+        ]
+        return tree_unflatten(results, self.structure)
+
+
+def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
+    """An input in words that differ where programs would."""
+    look = f"{tensor.dtype} {list(tensor.shape)} {tensor.stride()}"
+    if id(tensor) in recorder.constants:
+        return f"constant {look} {tensor.tolist()}"
+    if isinstance(source, int):
+        return f"argument {source} {look}"
+    if isinstance(source, Place):
+        return f"{source} of {id(source.holder)} {look}"
+    return f"tensor {id(source)} {look}"
+
+
+def _can_go_backward(result: Tensor) -> bool:
+    """Whether gradients can be asked of a result: something saved for that is still there."""
+    if result.node is None or isinstance(result.node, Leaf):
+        return False
+    nodes = topological([result.node])
+    return any(isinstance(n, Node) and n.plan.keeps and n.args is not None for n in nodes)
+
+
+def _asks_for_values(function: Any) -> CaptureError:
+    """Says where in the user's code the value of a tensor is asked for."""
+    frame: Any = sys._getframe()
+    while frame is not None and any(
+        library in Path(frame.f_code.co_filename).parents for library in _LIBRARIES
+    ):
+        frame = frame.f_back
+    where = "" if frame is None else f"{frame.f_code.co_filename}, line {frame.f_lineno}: "
+    return CaptureError(
+        f"{where}the value of a tensor is needed here (by {function.name()}), and a compiled "
+        "function has to do the same whatever the values are; use torch.where in place of an `if`, "
+        "return tensors in place of numbers and read them outside"
+    )

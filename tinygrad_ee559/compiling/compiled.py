@@ -1,0 +1,128 @@
+"""`compile`: a function on tensors as one program."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from tinygrad_ee559.compiling.private import is_watched
+from tinygrad_ee559.compiling.program import Program
+from tinygrad_ee559.compiling.runs import Runs
+from tinygrad_ee559.compiling.streams import as_stack, entry, joined, streams_of
+from tinygrad_ee559.private import is_batched, tree_flatten
+from tinygrad_ee559.tensor import Tensor
+
+
+class Compiled:
+    """A function that runs as one program once two runs did the same. `compile` says more."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.programs: list[Program] = []
+        self._runs = Runs(function)
+        self._lock = threading.RLock()
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__doc__ = function.__doc__
+
+    def __repr__(self) -> str:
+        return f"<compiled {self.__name__}, {len(self.programs)} programs>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves: Sequence[Any] = args
+        if kwargs or not all(isinstance(a, (Tensor, torch.Tensor)) for a in args):
+            leaves = tree_flatten((args, kwargs))[0]
+        if is_watched() or any(map(_is_batched, leaves)):
+            return self.function(*args, **kwargs)  # a program would hide what it does
+        with self._lock:
+            found = self._program(leaves)
+            if found is not None:
+                program, inputs = found
+                return program.run(leaves, inputs)
+            return self._watched(args, kwargs, leaves)
+
+    def loop(self, *args: Any) -> Any:
+        """Call the function once for each entry of the arguments' first dimension.
+
+        Returns:
+            what the calls returned, stacked.
+
+        Raises:
+            ValueError: the arguments are not as many.
+        """
+        streams = [stream.contiguous() for stream in streams_of(args, ("steps",))]
+        returned = []
+        with self._lock:
+            for step in range(len(streams[0])):
+                found = self._program([stream[step] for stream in streams])
+                if found is not None:
+                    program, inputs = found
+                    returned.append(program.loop([s[step:] for s in streams], inputs))
+                    break
+                returned.append(as_stack(self(*entry(args, step))))
+        return joined(returned)
+
+    def _program(self, leaves: Sequence[Any]) -> tuple[Program, list[torch.Tensor]] | None:
+        """The program that may run now, and what it computes with."""
+        for program in self.programs:
+            if program.conditions.hold(leaves):
+                inputs = program.inputs(leaves)
+                if inputs is not None:
+                    return program, inputs
+        return None
+
+    def _watched(self, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Any:
+        """Run the function itself, and compile what it did if it did so before."""
+        capture, earlier = self._runs.run(args, kwargs)
+        for program in self.programs:
+            if program.text == capture.text and not capture.changes:
+                program.conditions.relax(capture)
+                return capture.returned
+        if earlier is not None:
+            program = Program(capture, leaves)
+            program.conditions.relax(earlier)
+            self.programs.insert(0, program)
+        return capture.returned
+
+
+def _is_batched(value: Any) -> bool:
+    return is_batched(value._data if isinstance(value, Tensor) else value)
+
+
+def compile(function: Callable[..., Any]) -> Compiled:
+    """A function on tensors as one program: forward, backward and update, with the same results.
+
+    The function may be a closure over modules, optimizers and anything else that holds tensors; it
+    may change these in place or replace them, as a training step does. It runs as it is until two
+    runs did the same, which are usually the first two or the second and the third. From then on a
+    program runs in its place, compiled by TorchInductor; the two can take turns. Other shapes,
+    dtypes or settings lead to another program.
+
+    Args:
+        function: takes tensors, numbers, and lists, tuples and dicts of them, and returns such.
+            What it returns has no history.
+
+    Raises:
+        CaptureError: when called, if what the function does depends on the values of tensors, or
+            changes more than tensors, or returns a tensor with a history.
+        CompilerError: when called, if there is no C++ compiler.
+
+    >>> from tinygrad_ee559 import nn, optim
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
+    >>> def step(x, y):
+    ...     optimizer.zero_grad()
+    ...     loss = ((model(x) - y) ** 2).mean()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> fast = compile(step)
+    >>> losses = [fast(torch.ones(5, 2), torch.zeros(5, 1)) for _ in range(10)]
+    >>> losses[9].item() < losses[0].item()
+    True
+    >>> fast.loop(torch.ones(20, 5, 2), torch.zeros(20, 5, 1)).shape
+    torch.Size([20])
+    """
+    return Compiled(function)

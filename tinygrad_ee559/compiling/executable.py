@@ -1,0 +1,101 @@
+"""Executables: what graphs are compiled to. Either runs a graph once, or for many steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from tinygrad_ee559.compiling import cache, lowering, private
+from tinygrad_ee559.compiling.native import Layout, Native, source
+from tinygrad_ee559.compiling.progress import compiling
+
+
+class Artifact:
+    """A graph that Inductor compiled as a whole, for steps whose time goes into large products."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """One step: the outputs."""
+        return self._function(*inputs)  # type: ignore[no-any-return]
+
+    def loop(
+        self, inputs: Sequence[torch.Tensor], steps: int, moving: Sequence[int], collected: int
+    ) -> Sequence[torch.Tensor]:
+        """Many steps; see `Native.loop`."""
+        rows = []
+        outputs: Sequence[torch.Tensor] = ()
+        given = list(inputs)
+        for step in range(steps):
+            for i in moving:
+                given[i] = inputs[i][step]
+            outputs = self.run(given)
+            rows.append(outputs[:collected])
+        return [*map(torch.stack, zip(*rows)), *outputs[collected:]]
+
+
+def native_program(
+    pure: fx.GraphModule, inputs: Sequence[torch.Tensor], lanes: int = 1
+) -> Native | None:
+    """The graph as C++ alone, None if libraries had better do some of it.
+
+    With lanes it is a program for so many models at once, which are the last dimension of all
+    inputs and outputs.
+    """
+    if not lowering.is_small(pure):
+        return None
+    looks = [f"{t.dtype} {list(t.shape)} {t.stride()}" for t in inputs]
+    name = cache.key(str(pure.graph), *looks, str(lanes))
+    found = cache.load(name)
+    if found is None:
+        with compiling(len(pure.graph.nodes)):
+            kernels = _kernels(pure, inputs, lanes)
+            if kernels is None or _share_memory(kernels, len(inputs)):
+                return None
+            text = source(kernels, len(inputs))
+            library = private.build(text)
+        outputs = [
+            (memory, offset, list(t.shape), t.stride(), str(t.dtype).removeprefix("torch."))
+            for memory, offset, t in kernels.outputs
+        ]
+        found = library, {"sizes": kernels.sizes, "outputs": outputs}
+        cache.store(name, library, text, found[1])
+    library, description = found
+    layouts = [
+        Layout(memory, offset, tuple(shape), tuple(strides), getattr(torch, dtype))
+        for memory, offset, shape, strides, dtype in description["outputs"]
+    ]
+    return Native(library, len(inputs), description["sizes"], layouts)
+
+
+def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
+    """The graph as Inductor compiles it."""
+    with compiling(len(graph.graph.nodes)):
+        return Artifact(private.artifact(graph, inputs))
+
+
+def _share_memory(kernels: private.Kernels, inputs: int) -> bool:
+    """Whether an output is an input, or a view of one, or two outputs are of each other."""
+    memories = [memory for memory, _, _ in kernels.outputs]
+    return len({*memories, *range(inputs)}) < len(memories) + inputs
+
+
+def _kernels(
+    pure: fx.GraphModule, inputs: Sequence[torch.Tensor], lanes: int
+) -> private.Kernels | None:
+    loops = lowering.in_loops if lanes == 1 else lowering.in_loops_over_lanes
+    graph = loops(pure, inputs)
+    try:
+        return private.kernels(graph)
+    except Exception as error:  # this rests on private parts of torch
+        warnings.warn(
+            f"this step is compiled the ordinary way, which is slower: {error!r}. Please report "
+            f"this, with your version of torch, {torch.__version__}",
+            stacklevel=2,
+        )
+        return None

@@ -1,0 +1,91 @@
+"""Lanes: several models in one graph, side by side in an innermost dimension.
+
+Where batches are small, a model alone cannot fill the processor's vectors. So each number becomes a
+vector, with an entry for each of `LANES` models, and every operator works on a dimension more. No
+operator mixes lanes; all there is to do is to keep arguments that name dimensions or shapes in
+their sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from tinygrad_ee559.compiling.private import traced
+
+#: How many models go side by side: as many single-precision numbers as a 512-bit register holds.
+LANES = 16
+
+#: Operators whose second argument names dimensions.
+_ALONG = {
+    "aten.sum.dim_IntList", "aten.mean.dim", "aten.amax.default", "aten.amin.default",
+    "aten.squeeze.dim", "aten.squeeze.dims", "aten.slice.Tensor", "aten.select.int",
+    "aten.cat.default", "aten.gather.default", "aten.scatter.src", "aten.scatter.value",
+    "aten.cumsum.default",
+}  # fmt: skip
+_SHAPES = {
+    "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.expand.default",
+}  # fmt: skip
+#: Operators for which lanes are like any dimension.
+_ALIKE = {
+    "aten.copy_.default", "aten.full_like.default", "aten.zeros_like.default",
+    "aten.ones_like.default",
+}  # fmt: skip
+
+
+class NoLanesError(NotImplementedError):
+    """An operator is used of which it is not known what lanes mean to it."""
+
+
+def widened(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
+    """The graph for `LANES` models at once; its inputs have a further, last dimension.
+
+    Raises:
+        NoLanesError: an operator cannot be widened.
+    """
+    wide = [torch.empty(*t.shape, LANES, dtype=t.dtype) for t in inputs]
+    return traced(_Widened(graph).run, wide, {})
+
+
+class _Widened(fx.Interpreter):
+    """Runs a graph on tensors with a dimension of lanes at the end."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op != "call_function":
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        target: Any = n.target
+        name = str(target)
+        if not n.all_input_nodes:
+            return target(*args, **kwargs).unsqueeze(-1)  # a constant, the same in all lanes
+        rank = n.all_input_nodes[0].meta["val"].ndim
+        first, *rest = args
+        if name == "aten.clone.default":
+            return first
+        if name in ("aten.sum.default", "aten.mean.default"):
+            reduction = getattr(first, target.overloadpacket.__name__)
+            return reduction(list(range(rank)), **kwargs) if rank else first
+        if name in _ALONG:
+            if name == "aten.cat.default":
+                first = [x.expand(*x.shape[:-1], LANES) for x in first]
+            dims, *others = rest or [0]
+            return target(first, _counted(dims, rank), *others, **kwargs)
+        if name == "aten.unsqueeze.default":
+            return first.unsqueeze(rest[0] % (rank + 1))
+        if name == "aten.permute.default":
+            return first.permute(*_counted(rest[0], rank), rank)
+        if name in _SHAPES:
+            return target(first, [*rest[0], first.shape[-1]], **kwargs)
+        if name in _ALIKE or torch.Tag.pointwise in target.tags:
+            return target(*args, **kwargs)  # operands are aligned at the end, where the lanes are
+        raise NoLanesError(name)
+
+
+def _counted(dims: Any, rank: int) -> Any:
+    """Dimensions counted from the front; all of them where none is named."""
+    if isinstance(dims, int):
+        return dims % rank if rank else dims
+    return [d % rank for d in dims] or list(range(rank))

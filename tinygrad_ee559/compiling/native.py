@@ -1,0 +1,196 @@
+"""Native programs: the kernels of a step and the loop around them as one C++ function.
+
+The function runs the kernels for a number of *steps* after each other, and that for a number of
+*members* of an ensemble, which are shared out among threads. A memory of the program is what a
+kernel gets a pointer to: an input, an output, or scratch. Per step and per member each pointer
+moves on by a fixed number of bytes, which is 0 where the same memory is meant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from tinygrad_ee559.compiling.private import Kernels, empty_strided
+from tinygrad_ee559.errors import CompilerError
+
+_ALIGNMENT = 64
+_DRIVER = """
+extern "C" int run(char* const* memories, const int64_t* member_strides,
+                   const int64_t* thread_strides, const int64_t* moving,
+                   const int64_t* step_strides, int64_t moving_count, int64_t steps,
+                   int64_t members, int threads)
+{{
+    int failed = 0;
+    #pragma omp parallel for num_threads(threads) schedule(dynamic) if(threads > 1)
+    for (int64_t member = 0; member < members; ++member) {{
+        char* m[{count}];
+        for (int k = 0; k < {count}; ++k)
+            m[k] = memories[k] + member * member_strides[k]
+                 + omp_get_thread_num() * thread_strides[k];
+        try {{
+            for (int64_t step = 0; step < steps; ++step) {{
+                {calls}
+                for (int64_t j = 0; j < moving_count; ++j) m[moving[j]] += step_strides[j];
+            }}
+        }} catch (...) {{
+            failed = 1;
+        }}
+    }}
+    return failed;
+}}
+"""
+
+
+class Layout(NamedTuple):
+    """An output: the memory that it is in, where it begins there, and how it is laid out."""
+
+    memory: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def source(kernels: Kernels, inputs: int) -> str:
+    """The C++ of a program."""
+    calls = []
+    for i, arguments in kernels.calls:
+        given = ", ".join(f"({kind})(m[{k}] + {offset})" for kind, k, offset in arguments)
+        calls.append(f"kernel{i}({given});")
+    driver = _DRIVER.format(
+        count=inputs + len(kernels.sizes), calls="\n                ".join(calls)
+    )
+    return "#include <omp.h>\n" + "\n".join(kernels.sources) + driver
+
+
+class Native:
+    """A native program that is ready to run.
+
+    Args:
+        library: the path of the compiled C++.
+        inputs: how many inputs it takes.
+        sizes: the bytes of each further memory.
+        outputs: where the outputs are.
+    """
+
+    def __init__(
+        self, library: str, inputs: int, sizes: Sequence[int], outputs: Sequence[Layout]
+    ) -> None:
+        self._run = ctypes.CDLL(library).run
+        self._run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
+        self.inputs = inputs
+        self.sizes = sizes
+        self.outputs = outputs
+        count = inputs + len(sizes)
+        self._pointers: Any = (ctypes.c_void_p * count)()
+        self._no_strides = (ctypes.c_int64 * count)()
+        self._scratch: torch.Tensor
+        self._starts: list[int | None]
+        self._offsets = []
+        self._room = 0
+        for size in sizes:
+            self._offsets.append(self._room)
+            self._room += -(-size // _ALIGNMENT) * _ALIGNMENT
+        self._threads = 0
+        self._reserve(1)
+
+    def _reserve(self, threads: int) -> None:
+        """Scratch memory for each thread."""
+        if threads > self._threads:
+            self._threads = threads
+            self._scratch = torch.empty(threads * self._room + _ALIGNMENT, dtype=torch.uint8)
+            start = -(-self._scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+            self._starts = [start + offset for offset in self._offsets]
+            self._pointers[self.inputs :] = self._starts
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """One step: the outputs, in new memory."""
+        pointers = self._pointers
+        pointers[: self.inputs] = [tensor.data_ptr() for tensor in inputs]
+        outputs = [empty_strided(o.shape, o.strides, o.dtype) for o in self.outputs]
+        for layout, output in zip(self.outputs, outputs):
+            pointers[layout.memory] = output.data_ptr() - layout.offset
+        none = self._no_strides
+        if self._run(pointers, none, none, none, none, 0, 1, 1, 1):
+            _raise_failed()
+        return outputs
+
+    def loop(
+        self,
+        inputs: Sequence[torch.Tensor],
+        steps: int,
+        moving: Sequence[int],
+        collected: int,
+        members: int | None = None,
+        threads: int = 1,
+    ) -> list[torch.Tensor]:
+        """Many steps, for one or many members.
+
+        Args:
+            inputs: as for one step; with `members`, all have a first dimension of members. Those in
+                `moving` have a dimension of steps, before that of members if there is one.
+            steps: how many.
+            moving: the inputs of which each step gets the next part.
+            collected: of so many outputs, the first ones, every step's value is returned, stacked.
+                Of the others, the last.
+            members: how many models are trained, one if None.
+            threads: among how many threads the members are shared out.
+        """
+        self._reserve(threads)
+        strides = (ctypes.c_int64 * len(self._pointers))
+        member_strides, thread_strides, step_strides = strides(), strides(), {}
+        thread_strides[self.inputs :] = [self._room] * len(self.sizes)
+        outputs = [
+            _stack(layout, [*([steps] if i < collected else []), *([members] if members else [])])
+            for i, layout in enumerate(self.outputs)
+        ]
+        for layout in self.outputs:
+            thread_strides[layout.memory] = 0
+        # What is stacked: the memory, the tensor, where it begins, and whether by steps too.
+        stacks = [(i, tensor, 0, i in moving) for i, tensor in enumerate(inputs)]
+        stacks += [
+            (layout.memory, tensor, layout.offset, i < collected)
+            for i, (layout, tensor) in enumerate(zip(self.outputs, outputs))
+        ]
+        pointers: Any = (ctypes.c_void_p * len(self._pointers))()
+        pointers[self.inputs :] = self._starts
+        for memory, tensor, offset, by_steps in stacks:
+            pointers[memory] = tensor.data_ptr() - offset
+            lead = [stride * tensor.itemsize for stride in tensor.stride()[:2]]
+            if by_steps:
+                step_strides[memory] = lead.pop(0)
+            if members:
+                member_strides[memory] = lead[0]
+        n = len(step_strides)
+        failed = self._run(
+            pointers,
+            member_strides,
+            thread_strides,
+            (ctypes.c_int64 * n)(*step_strides),
+            (ctypes.c_int64 * n)(*step_strides.values()),
+            n,
+            steps,
+            1 if members is None else members,
+            threads,
+        )
+        if failed:
+            _raise_failed()
+        return outputs
+
+
+def _stack(layout: Layout, lead: Sequence[int]) -> torch.Tensor:
+    """Room for many outputs, with further dimensions in front of their own."""
+    reach = 1 + sum((n - 1) * s for n, s in zip(layout.shape, layout.strides))
+    strides: list[int] = []
+    for n in reversed(lead):
+        strides.insert(0, reach)
+        reach *= n
+    return empty_strided((*lead, *layout.shape), (*strides, *layout.strides), layout.dtype)
+
+
+def _raise_failed() -> None:
+    raise CompilerError("the compiled step failed: an integer was divided by zero")

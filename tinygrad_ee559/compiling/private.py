@@ -1,0 +1,196 @@
+"""The private parts of torch that capture and compilation rest on, all of them.
+
+TorchInductor, torch's own compiler, is used in two ways. `artifact` calls it as its authors mean it
+to be called. `kernels` takes the C++ out of it that it writes for a graph, and how that is called;
+if that fails, as it may with another release of torch, `artifact` is the way back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import fx
+from torch.utils import _python_dispatch
+
+from tinygrad_ee559.errors import CompilerError
+
+DispatchMode: Any = _python_dispatch.TorchDispatchMode
+#: torch.empty_strided on the CPU, without the time that it takes to find out about options.
+empty_strided: Callable[..., torch.Tensor] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+
+_INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
+_OPTIONS = {
+    "fx_graph_cache": False,
+    "cpp.threads": 1,
+    "cpp.max_horizontal_fusion_size": 1_000_000,  # all loops in one function
+    "cpp.enable_floating_point_contract_flag": "fast",  # a * b + c in one instruction
+}
+
+
+class Kernels(NamedTuple):
+    """The C++ functions that Inductor wrote for a graph, and how it calls them.
+
+    Attributes:
+        sources: the functions, named kernel0, kernel1, and so on.
+        calls: which function is called, and for each argument its type in C++, the memory that it
+            points to and the offset into it in bytes. The memory is a number: first come the
+            graph's inputs.
+        sizes: the bytes of each memory beyond the inputs.
+        outputs: the memory and the offset of each output, and a tensor laid out like it.
+    """
+
+    sources: list[str]
+    calls: list[tuple[int, list[tuple[str, int, int]]]]
+    sizes: list[int]
+    outputs: list[tuple[int, int, torch.Tensor]]
+
+
+def is_watched() -> bool:
+    """Whether somebody sees all operators that run here: a capture, or a tool of torch's."""
+    return _python_dispatch._get_current_dispatch_mode() is not None
+
+
+def increment_versions(tensors: Iterable[torch.Tensor]) -> None:
+    """Tell who has saved these tensors that they were changed in place."""
+    torch.autograd.graph.increment_version(tensors)
+
+
+def traced(
+    function: Callable[..., Any], inputs: Sequence[torch.Tensor], table: dict[Any, Any]
+) -> fx.GraphModule:
+    """The graph of a function of tensors, with operators replaced as `table` says."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.no_grad():
+        graph = make_fx(function, decomposition_table=table, tracing_mode="fake")(*inputs)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def decompositions() -> dict[Any, Any]:
+    """How Inductor writes operators in terms of simpler ones."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return dict(select_decomp_table())
+
+
+def force_strides(tensor: Any, strides: Sequence[int]) -> Any:
+    """The tensor, computed into memory of its own with these strides."""
+    from torch._inductor import inductor_prims
+
+    return inductor_prims.force_stride_order(tensor, list(strides))
+
+
+class _Foreign(Exception):
+    """Something else than Inductor's own C++ would run."""
+
+
+class _Refuser(DispatchMode):  # type: ignore[misc]
+    """Lets memory be reserved, and no operator run."""
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if operator.name() not in ("aten::empty_strided", "aten::as_strided"):
+            raise _Foreign(operator.name())
+        return operator(*args, **(kwargs or {}))
+
+
+def kernels(graph: fx.GraphModule) -> Kernels | None:
+    """What Inductor makes of a graph, if that is C++ of its own and nothing else.
+
+    Inductor writes C++ functions and a Python function that calls them in turn. Instead of being
+    compiled the functions are noted down, and the Python function is run once to see what it hands
+    to which.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    fakes = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+    sources: list[str] = []
+    types: list[list[str]] = []
+    noted: list[tuple[int, tuple[Any, ...]]] = []
+
+    def note(_self: Any, argument_types: list[str], source: str) -> Callable[..., None]:
+        i = len(sources)
+        source = source.replace(_INCLUDE, "").replace('extern "C"', "static")
+        sources.append(re.sub(r"\bkernel\(", f"kernel{i}(", source, count=1))
+        types.append(argument_types)
+        return lambda *args: noted.append((i, args))
+
+    with (
+        mock.patch.object(AsyncCompile, "cpp_pybinding", note),
+        config.patch(_OPTIONS),
+        tracing(TracingContext(fakes[0].fake_mode)),
+        torch.no_grad(),
+    ):
+        compiled: Any = compile_fx_inner(graph, fakes)
+        if compiled.constants:
+            return None
+        inputs = [torch.empty_strided(f.shape, f.stride(), dtype=f.dtype) for f in fakes]
+        try:
+            with _Refuser():
+                outputs = compiled(list(inputs))
+        except _Foreign:
+            return None
+    if not all(isinstance(a, torch.Tensor) for _, args in noted for a in args):
+        return None
+    memories = {t.untyped_storage().data_ptr(): i for i, t in enumerate(inputs)}
+    sizes: list[int] = []
+
+    def place(tensor: torch.Tensor) -> tuple[int, int]:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in memories:
+            memories[storage.data_ptr()] = len(memories)
+            sizes.append(storage.nbytes())
+        return memories[storage.data_ptr()], tensor.data_ptr() - storage.data_ptr()
+
+    calls = [(i, [(t, *place(a)) for t, a in zip(types[i], args)]) for i, args in noted]
+    return Kernels(sources, calls, sizes, [(*place(o), o) for o in outputs])
+
+
+def build(source: str) -> str:
+    """Compile C++ with the options that Inductor's kernels need; the path of the library.
+
+    Raises:
+        CompilerError: there is no compiler, or it does not take the source.
+    """
+    from torch._inductor import config, exc
+    from torch._inductor.codecache import CppCodeCache
+
+    try:
+        with config.patch(_OPTIONS):
+            return str(CppCodeCache.load(f"{_INCLUDE}\n{source}")._name)
+    except exc.InvalidCxxCompiler as error:
+        raise no_compiler() from error
+    except exc.CppCompileError as error:
+        raise CompilerError(f"the C++ compiler failed: {str(error)[:2000]}") from error
+
+
+def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    """The graph compiled by Inductor, as a function of its inputs.
+
+    Raises:
+        CompilerError: there is no compiler.
+    """
+    from torch._inductor import exc, standalone_compile
+
+    try:
+        with torch.no_grad():
+            return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
+    except exc.InvalidCxxCompiler as error:
+        raise no_compiler() from error
+
+
+def no_compiler() -> CompilerError:
+    return CompilerError(
+        "compiling takes a C++ compiler, and none was found; install g++ (on Debian: apt install "
+        "g++), or set the environment variable CXX to the path of one"
+    )

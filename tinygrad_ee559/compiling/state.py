@@ -1,0 +1,214 @@
+"""State: what a function keeps between its calls, found by walking from the function itself.
+
+A training step is a closure over a model, an optimizer and perhaps more. `State` looks through all
+that the function can reach in Python: its variables, the fields of objects, lists and dicts. What
+it finds are places. Tensors may be read, changed in place or replaced by a run; anything else is
+constant for a program.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from tinygrad_ee559.tape import Leaf
+from tinygrad_ee559.tensor import Tensor, lift
+
+#: Values that are compared; of all others it counts which object they are.
+SCALARS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
+
+
+class Place:
+    """Where something is kept: an entry of a dict or list, a variable, a tensor's value."""
+
+    __slots__ = ("holder", "key", "path")
+
+    def __init__(self, holder: Any, key: Any, path: str) -> None:
+        self.holder = holder
+        self.key = key
+        self.path = path
+
+    def __repr__(self) -> str:
+        return self.path
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Place) or self.holder is not other.holder:
+            return False
+        return self.key is other.key or (isinstance(self.key, SCALARS) and self.key == other.key)
+
+    def __hash__(self) -> int:
+        return hash((id(self.holder), self.key))
+
+    def get(self) -> Any:
+        """What is there, None if nothing is."""
+        holder = self.holder
+        if holder.__class__ is Leaf:
+            return holder.grad
+        if isinstance(holder, Tensor):
+            return holder._data
+        if isinstance(holder, dict):
+            return holder.get(self.key)
+        if isinstance(holder, types.CellType):
+            return holder.cell_contents
+        return holder[self.key] if self.key < len(holder) else None
+
+    def tensor(self) -> torch.Tensor | None:
+        """The torch tensor that is there, None if there is none."""
+        value = self.get()
+        if isinstance(value, Tensor):
+            value = value._data
+        return value if isinstance(value, torch.Tensor) else None
+
+    def put(self, value: torch.Tensor, wrapped: bool) -> None:
+        """Put another tensor there, wrapped as a `Tensor` or not."""
+        holder = self.holder
+        if holder.__class__ is Leaf:
+            holder.grad = lift(value, None)
+        elif isinstance(holder, Tensor):
+            holder.data = value
+        elif isinstance(holder, types.CellType):
+            holder.cell_contents = lift(value, None) if wrapped else value
+        else:
+            holder[self.key] = lift(value, None) if wrapped else value
+
+    def replace(self, value: torch.Tensor) -> None:
+        """Put another tensor there, wrapped as the one that is there now."""
+        self.put(value, isinstance(self.get(), Tensor))
+
+
+class State:
+    """All places that a function can reach.
+
+    Attributes:
+        tensors: the places that hold tensors, or gradients that are not there yet.
+        values: the other places, with what is in them.
+        sizes: the dicts and lists, with their lengths and paths.
+        wrappers: the places of `Tensor`s in which gradients gather, with these.
+        leaves: where these gather.
+    """
+
+    def __init__(self, function: Any, arguments: Sequence[Any] = ()) -> None:
+        self.tensors: list[Place] = []
+        self.values: list[tuple[Place, Any]] = []
+        self.sizes: list[tuple[Any, int, str]] = []
+        self.wrappers: list[tuple[Place, Tensor]] = []
+        self.leaves: list[Leaf] = []
+        self._seen: dict[int, Any] = {}
+        self._object(function, getattr(function, "__name__", type(function).__name__))
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, Tensor):
+                self._leaf(argument, f"argument {i}")
+
+    def by_tensor(self) -> dict[int, Place]:
+        """The place of each torch tensor, by the tensor's id."""
+        found: dict[int, Place] = {}
+        for place in self.tensors:
+            tensor = place.tensor()
+            if tensor is not None:
+                found.setdefault(id(tensor), place)
+        return found
+
+    def changes(self, after: State) -> list[str]:
+        """What a run has changed besides tensors, in words."""
+        before = dict(self.values)
+        found = [
+            f"{place} ({before[place]!r}, then {value!r})"
+            if isinstance(value, SCALARS)
+            else f"{place} (another {type(value).__name__})"
+            for place, value in after.values
+            if place in before and not same(before[place], value)
+        ]
+        sizes = {id(holder): size for holder, size, _ in self.sizes}
+        found += [
+            f"{path} ({sizes[id(holder)]} entries, then {size})"
+            for holder, size, path in after.sizes
+            if sizes.get(id(holder), size) != size
+        ]
+        return found
+
+    # ---------------------------------------------------------------- walking
+
+    def _visit(self, value: Any, place: Place) -> None:
+        if isinstance(value, Tensor) and isinstance(value.node, Leaf):
+            self.wrappers.append((place, value))
+            self._leaf(value, place.path)
+        elif isinstance(value, (Tensor, torch.Tensor)):
+            self.tensors.append(place)
+        else:
+            self.values.append((place, value))
+            if not isinstance(value, SCALARS):
+                self._object(value, place.path)
+
+    def _leaf(self, tensor: Tensor, path: str) -> None:
+        if self._is_new(tensor) and isinstance(tensor.node, Leaf):
+            self.leaves.append(tensor.node)
+            self.tensors.append(Place(tensor, "data", path))
+            self.tensors.append(Place(tensor.node, "grad", f"{path}.grad"))
+
+    def _is_new(self, value: Any) -> bool:
+        if id(value) in self._seen:
+            return False
+        self._seen[id(value)] = value
+        return True
+
+    def _object(self, value: Any, path: str) -> None:
+        if not self._is_new(value):
+            return
+        if isinstance(value, functools.partial):
+            self._object(value.func, path)
+            self._object(value.args, f"{path}.args")
+            self._object(value.keywords, f"{path}.keywords")
+        elif isinstance(value, types.MethodType):
+            self._object(value.__self__, path)
+            self._object(value.__func__, path)
+        elif isinstance(value, types.FunctionType):
+            self._function(value, path)
+        elif isinstance(value, dict):
+            self._dict(value, path, "[{!r}]")
+        elif isinstance(value, (list, tuple)):
+            self.sizes.append((value, len(value), path))
+            for i, item in enumerate(value):
+                self._visit(item, Place(value, i, f"{path}[{i}]"))
+        elif not isinstance(value, (type, types.ModuleType)) and hasattr(value, "__dict__"):
+            self._dict(vars(value), path, ".{}")
+
+    def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
+        self.sizes.append((fields, len(fields), path))
+        for key, value in list(fields.items()):
+            name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
+            self._visit(value, Place(fields, key, name))
+            if isinstance(key, Tensor):
+                self._leaf(key, name)
+
+    def _function(self, function: types.FunctionType, path: str) -> None:
+        if function.__module__.partition(".")[0] in ("torch", "tinygrad_ee559"):
+            return
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+            try:
+                self._visit(cell.cell_contents, Place(cell, 0, name))
+            except ValueError:  # the variable has no value yet
+                continue
+        for name in _global_names(function.__code__):
+            if name in function.__globals__:
+                self._visit(function.__globals__[name], Place(function.__globals__, name, name))
+        for default in function.__defaults__ or ():
+            self._object(default, path)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether programs may take one value for the other."""
+    if one is other:
+        return True
+    return isinstance(one, SCALARS) and type(one) is type(other) and one == other
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    """The global variables that a function may use, and the functions inside it."""
+    yield from dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)

@@ -1,0 +1,69 @@
+"""Streams: arguments of many calls, stacked, and the results of many calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
+from tinygrad_ee559.tensor import Tensor, lift
+
+
+def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
+    """The torch tensors among the arguments.
+
+    Args:
+        args: the arguments, however nested.
+        lead: what the first dimensions stand for, which have to be alike.
+
+    Raises:
+        ValueError: they are not.
+    """
+    streams = [
+        leaf.as_torch() if isinstance(leaf, Tensor) else torch.as_tensor(leaf)
+        for leaf in tree_flatten(args)[0]
+    ]
+    leads = {tuple(stream.shape[: len(lead)]) for stream in streams}
+    if len(leads) != 1 or len(leads.pop()) != len(lead):
+        raise ValueError(
+            f"tensors are expected whose first dimensions are those of the {' and '.join(lead)}, "
+            f"the same for all; these have the shapes {[list(s.shape) for s in streams]}"
+        )
+    return streams
+
+
+def entry(args: Any, *index: int) -> Any:
+    """The part of stacked arguments that one call gets."""
+
+    def part(value: Any) -> Any:
+        return lift(value._data[index], None) if isinstance(value, Tensor) else value[index]
+
+    return tree_map(part, args)
+
+
+def as_stack(results: Any, dims: int = 1) -> Any:
+    """Results as a stack of one call, with so many dimensions more; histories are left behind."""
+
+    def stack(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return lift(stack(value.as_torch()), None)
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.reshape(*[1] * dims, *value.shape)
+
+    return tree_map(stack, results)
+
+
+def joined(parts: list[Any], dim: int = 0) -> Any:
+    """Stacks of results, one after the other along a dimension."""
+    columns = zip(*(tree_flatten(part)[0] for part in parts))
+    return tree_unflatten([_along(column, dim) for column in columns], tree_flatten(parts[0])[1])
+
+
+def _along(column: Sequence[Any], dim: int) -> Any:
+    first = column[0]
+    if isinstance(first, Tensor):
+        return lift(torch.cat([part._data for part in column], dim), None)
+    return torch.cat([*column], dim) if isinstance(first, torch.Tensor) else first
