@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tinygrad_ee559 as tg
-from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
+from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES, ops
 
 FORMULAS = [
     (rule, i, formula)
@@ -80,3 +80,14 @@ def test_a_rule_for_a_function_of_ones_own():
     assert y.tolist() == [0, 1]
     y.sum().backward()
     assert x.grad.tolist() == [1, 1]
+
+
+def test_operators_called_by_their_c_functions_are_recorded_like_others():
+    g = tg.Tensor([1.0, 2.0], requires_grad=True)
+    d = ops.threshold_backward(g, torch.tensor([-1.0, 1.0]), 0)
+    assert d.node.rule is RULES[torch.ops.aten.threshold_backward]
+    d.sum().backward()
+    assert g.grad.tolist() == [0, 1]
+    assert RULES[ops.threshold_backward] is d.node.rule
+    with pytest.raises(AttributeError):
+        ops.no_such_operator  # noqa: B018

@@ -1,8 +1,8 @@
 """Recording: what happens when a torch function is called on a `Tensor`.
 
 `call` runs the function on the raw values and leaves a node; `dispatch` finds out what is to
-be called; `unary` and `binary` build the short way for plain numbers, which falls back on `call`
-as soon as a torch tensor takes part.
+be called. `short` builds a shorter way for tensors alone, `unary` and `binary` build one for plain
+numbers; they fall back on `call`.
 """
 
 from __future__ import annotations
@@ -61,17 +61,55 @@ def rule(
     Tensor([ 3., 12.])
     """
     registry.rule(function, *formulas, number=number)
-    return recorded(function)
+    return partial(call, RULES[function])
 
 
 def recorded(function: Any) -> Callable[..., Any]:
     """A torch function as it runs on tensors, called without the way through torch's dispatcher.
 
-    That way takes about a microsecond, which counts where layers are small.
+    That way takes about a microsecond, which counts where layers are small. Arguments are given by
+    position.
     """
-    if function in COMPOSED:
-        return COMPOSED[function]
-    return partial(call, RULES[function])
+    return COMPOSED[function] if function in COMPOSED else short(RULES[function])
+
+
+def short(rule: Rule) -> Callable[..., Any]:
+    """A function of tensors and options, which falls back on `call` for anything else."""
+    torch_function = rule.function
+
+    def function(*args: Any) -> Any:
+        raws: list[Any] = []
+        edges: list[Any] = []
+        wanted = 0
+        bit = 1
+        for arg in args:
+            if isinstance(arg, Tensor):
+                raw = arg._data
+                if raw.__class__ is not TorchTensor:
+                    return call(rule, *args)
+                raws.append(raw)
+                edge = arg.node
+                if edge is not None:
+                    edges.append(edge)
+                    wanted += bit
+            elif arg is None or arg.__class__ in NUMBERS:
+                raws.append(arg)
+            else:
+                return call(rule, *args)
+            bit += bit
+        if not wanted or not _grad_enabled():
+            return call(rule, *args)
+        try:
+            out = torch_function(*raws)
+        except Exception:
+            return call(rule, *args)  # which says what is wrong
+        if out.__class__ is not TorchTensor:
+            return _fork(rule, wanted, edges, raws, out)
+        if not carries_gradient(out.dtype):
+            return lift(out, None)
+        return _recorded(rule, wanted, edges, raws, out)
+
+    return partial(call, rule) if rule.view else function
 
 
 def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
@@ -79,9 +117,8 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
     bound = rule.bind(args, kwargs) if kwargs else args
     raws: list[Any] = []
     edges: list[Any] = []
-    wanted = 0
+    wanted = tensors = 0
     bit = 1
-    tensors = 0
     list_position = -1
     for arg in bound:
         if isinstance(arg, Tensor):
@@ -89,9 +126,10 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
             raws.append(raw)
             if raw.__class__ is TorchTensor:
                 tensors += 1
-            if arg.node is not None:
-                edges.append(arg.node)
-                wanted |= bit
+            edge = arg.node
+            if edge is not None:
+                edges.append(edge)
+                wanted += bit
         elif arg.__class__ in NUMBERS or arg is None:
             raws.append(arg)
         elif arg.__class__ is list or arg.__class__ is tuple:
@@ -101,7 +139,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
                 tensors += len(inner)
                 if any(edge is not None for edge in inner):
                     edges.append(ListNode(inner))
-                    wanted |= bit
+                    wanted += bit
                     list_position = len(raws) - 1
                     raws[-1] = list(raw)
         else:
@@ -111,6 +149,8 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
                 if arg.requires_grad:
                     raise _mixed(rule)
         bit += bit
+    if wanted and not _grad_enabled():
+        wanted = 0
     if not tensors:
         if rule.number is not None:
             return _call_number(rule, bound, raws, edges, wanted)
@@ -128,7 +168,7 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
         return _view(rule, wanted, edges, args, kwargs, raws, out)
     if out.__class__ is not TorchTensor:
         return _fork(rule, wanted, edges, raws, out)
-    if not wanted or not _grad_enabled() or not carries_gradient(out.dtype):
+    if not (wanted and carries_gradient(out.dtype)):
         return lift(out, None)
     return _recorded(rule, wanted, edges, raws, out, list_position)
 
@@ -142,15 +182,19 @@ def _recorded(
     list_position: int = -1,
 ) -> Tensor:
     """A result with the node that computed it."""
-    plan = rule.plans.get(wanted)
-    if plan is None:
-        plan = rule.plans[wanted] = Plan(rule, wanted, list_position)
+    plan = rule.plans.get(wanted) or _plan(rule, wanted, list_position)
     if plan.operands:
         _scalars_to_tensors(plan, raws)
     tensor: Tensor = _new(Tensor)
     tensor._data = out
-    tensor.node = Node(plan, edges, raws, out)
+    tensor.node = node = Node(edges)
+    node.record(plan, raws, out)
     return tensor
+
+
+def _plan(rule: Rule, wanted: int, list_position: int = -1) -> Plan:
+    """What to save of calls of one kind, made for the first of them."""
+    return rule.plans.setdefault(wanted, Plan(rule, wanted, list_position))
 
 
 def unary(rule: Rule) -> Callable[[Tensor], Any]:
@@ -185,6 +229,7 @@ def unary(rule: Rule) -> Callable[[Tensor], Any]:
 def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, Any], Any]:
     """An operator of a tensor and anything, which takes the short way for plain numbers."""
     torch_function = rule.function
+    tensors = short(rule)
 
     def function(a: Tensor, b: Any) -> Any:
         x = a._data
@@ -207,45 +252,14 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
             else:
                 tensor.node = number_node(rule, x, y, out, a_edge, b_edge)
             return tensor
-        short = a_edge is not None and b_edge is None and y.__class__ in NUMBERS
-        if not short or not _grad_enabled():
-            return call(rule, a, b)
+        scaled = a_edge is not None and b_edge is None and y.__class__ in NUMBERS
+        if not scaled or not _grad_enabled():
+            return tensors(a, b)
         try:
             out = torch_function(x, y)
         except Exception:
             return call(rule, a, b)  # which says what is wrong
         return _recorded(rule, 1, [a_edge], [x, y], out)
-
-    return function
-
-
-def ternary(rule: Rule) -> Callable[[Any, Any, Any], Any]:
-    """A function of three tensors, of which the last may be None, that takes the short way."""
-    torch_function = rule.function
-
-    def function(a: Any, b: Any, c: Any) -> Any:
-        tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-        if not (tensors and (c is None or isinstance(c, Tensor)) and _grad_enabled()):
-            return call(rule, a, b, c)
-        x, y, z = a._data, b._data, None if c is None else c._data
-        edges = []
-        wanted = 0
-        if a.node is not None:
-            edges.append(a.node)
-            wanted = 1
-        if b.node is not None:
-            edges.append(b.node)
-            wanted += 2
-        if c is not None and c.node is not None:
-            edges.append(c.node)
-            wanted += 4
-        if not wanted:
-            return call(rule, a, b, c)
-        try:
-            out = torch_function(x, y, z)
-        except Exception:
-            return call(rule, a, b, c)  # which says what is wrong
-        return _recorded(rule, wanted, edges, [x, y, z], out)
 
     return function
 
@@ -264,13 +278,13 @@ def _call_number(
         z = rule.number(*raws)
     except (ArithmeticError, ValueError):
         z = in_double(rule, tuple(raws))
-    if not (wanted and _grad_enabled()):
+    if not wanted:
         return lift(z, None)
-    plan = rule.plans.get(wanted)
-    if plan is None:
-        plan = rule.plans[wanted] = Plan(rule, wanted)
+    plan = rule.plans.get(wanted) or _plan(rule, wanted)
     if len(raws) > 2:
-        return lift(z, NumbersNode(plan, edges, raws, z))
+        node = NumbersNode(edges)
+        node.record(plan, raws, z)
+        return lift(z, node)
     a = edges[0] if wanted & 1 else None
     b = edges[-1] if wanted & 2 else None
     return lift(z, number_node(rule, raws[0], raws[1] if len(raws) == 2 else None, z, a, b))
@@ -278,11 +292,9 @@ def _call_number(
 
 def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) -> Any:
     """The results of a function that has several."""
-    if not (wanted and _grad_enabled()):
+    if not wanted:
         return lifted(out)
-    plan = rule.plans.get(wanted)
-    if plan is None:
-        plan = rule.plans[wanted] = Plan(rule, wanted)
+    plan = rule.plans.get(wanted) or _plan(rule, wanted)
     fork = ForkNode(plan, edges, raws, tuple(out))
     last = 1 if rule.first_only else len(out)
     return type(out)(
@@ -314,9 +326,8 @@ def _view(
             x, *rest, **options
         )
 
-    recording = wanted and _grad_enabled()
     if out.__class__ is TorchTensor:
-        tensor = _recorded(rule, wanted, edges, raws, out) if recording else lift(out, None)
+        tensor = _recorded(rule, wanted, edges, raws, out) if wanted else lift(out, None)
         if not (isinstance(base, Tensor) and out._is_view()):
             return tensor
         return View(out, tensor.node, base, run)

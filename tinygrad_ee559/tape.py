@@ -156,49 +156,55 @@ class Node(_Edges):
         "scope",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, edges: list[Any], args: list[Any], out: Any) -> None:
-        self.extend(edges)
+    plan: Plan
+    args: tuple[Any, ...] | None
+    out: Any
+    guards: Sequence[tuple[torch.Tensor, int]]
+    shape: torch.Size | None
+    dtype: torch.dtype | None
+    hooks: list[Any] | None
+    scope: Scope | None
+
+    def record(self, plan: Plan, args: list[Any], out: Any) -> None:
+        """Save what `plan` wants to see again of a call and its result."""
         self.plan = plan
         self.order = next_order()
-        self.hooks: list[Any] | None = None
-        self.scope: Scope | None = None
-        self.shape: torch.Size | None
-        self.dtype: torch.dtype | None
+        self.hooks = self.scope = None
+        guards = []
+        count = len(args)
+        if plan.first >= count:
+            self.args = _NOTHING[count]
+        else:
+            for i in plan.kept:
+                if i >= count:
+                    break
+                arg = args[i]
+                if arg.__class__ is TorchTensor:
+                    guards.append((arg, arg._version))
+                elif arg.__class__ is list or arg.__class__ is tuple:  # an index, say
+                    args[i] = arg.__class__(arg)  # the caller may change his list
+                    guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
+            for i in plan.dropped:
+                if i >= count:
+                    break
+                arg = args[i]
+                if arg.__class__ is TorchTensor:
+                    args[i] = _stand_in(plan, i, arg) if plan.reduced else None
+                elif arg.__class__ is list and i == plan.list_position:
+                    args[i] = [_stand_in(plan, i, item) for item in arg]
+            self.args = tuple(args)
         if out.__class__ is TorchTensor:
             self.shape = out.shape or SCALAR  # the same object for all, to save memory
             self.dtype = out.dtype
+            if plan.output:
+                guards.append((out, out._version))
         else:
             self.shape = self.dtype = None
-        guards = []
-        self.args: tuple[Any, ...] | None
-        if plan.first >= len(args):
-            self.args = _NOTHING[len(args)]
-        else:
-            for i, arg in enumerate(args):
-                if arg.__class__ is TorchTensor:
-                    if i in plan.kept:
-                        guards.append((arg, arg._version))
-                    else:
-                        args[i] = _stand_in(plan, i, arg) if plan.reduced else None
-                elif arg.__class__ is list and i == plan.list_position:
-                    if i in plan.kept:
-                        guards.extend((item, item._version) for item in arg)
-                    else:
-                        args[i] = [_stand_in(plan, i, item) for item in arg]
-                elif arg.__class__ in (list, tuple) and i in plan.kept:  # an index, say
-                    args[i] = arg.__class__(arg)  # the caller may change his list
-                    guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
-            self.args = tuple(args)
-        if plan.output:
-            if out.__class__ is TorchTensor:
-                guards.append((out, out._version))
-            elif out.__class__ is tuple:
+            if plan.output and out.__class__ is tuple:
                 out = (None, *out[1:]) if plan.rest else out
                 guards.extend((o, o._version) for o in out if o is not None)
-            self.out = out
-        else:
-            self.out = None
-        self.guards: Sequence[tuple[torch.Tensor, int]] = guards or ()
+        self.out = out if plan.output else None
+        self.guards = guards or ()
 
     @property
     def rule(self) -> Rule:
@@ -248,7 +254,8 @@ class ForkNode(Node):
     __slots__ = ("parts",)
 
     def __init__(self, plan: Plan, edges: list[Any], args: list[Any], out: Any) -> None:
-        super().__init__(plan, edges, args, out)
+        super().__init__(edges)
+        self.record(plan, args, out)
         self.parts = [(o.shape, o.dtype) for o in out]
         self.dtype = next((dtype for _, dtype in self.parts if dtype.is_complex), None)
 
@@ -334,7 +341,7 @@ def topological(roots: Iterable[Any], ends: Iterable[Any] = ()) -> list[Any]:
                 nodes.append(edge)
             continue
         for edge in node:
-            if edge not in seen and edge.__class__ is not Leaf:
+            if edge.__class__ is not Leaf and edge not in seen:
                 seen.add(edge)
                 nodes.append(edge)
     nodes.sort(key=_by_order)
@@ -504,7 +511,7 @@ def overriding_rule(rule: Rule, other: Rule) -> Iterator[None]:
 
 def _other_plan(node: Node, other: Rule) -> Plan:
     """How `other` gets the gradients of a node that was recorded by another rule."""
-    plan = other.plan(sum(1 << i for i in node.plan.positions))
+    plan = Plan(other, sum(1 << i for i in node.plan.positions))
     used = set().union(*map(_used_parameters, plan.formulas))
     missing = [other.parameters[i] for i in sorted(plan.values - node.plan.values)]
     missing = [name for name in missing if name in used]

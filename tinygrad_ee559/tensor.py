@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor as TorchTensor
 
 from tinygrad_ee559.errors import (
     GradientDtypeError,
@@ -18,6 +19,7 @@ from tinygrad_ee559.errors import (
 from tinygrad_ee559.tape import RETAIN, Leaf, carries_gradient, propagate
 
 _new = object.__new__
+_references = sys.getrefcount
 _NUMBER_DTYPES = {float: torch.float64, int: torch.int64, bool: torch.bool}
 
 
@@ -86,7 +88,8 @@ class Tensor:
 
     @property
     def shape(self) -> torch.Size:
-        return self._data.shape if isinstance(self._data, torch.Tensor) else torch.Size()
+        data = self._data
+        return data.shape if isinstance(data, TorchTensor) else torch.Size()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -428,7 +431,8 @@ def root_gradient(output: Tensor, gradient: Any, create_graph: bool) -> Any:
     if gradient is None:
         if data.__class__ is float and not create_graph:
             return 1.0
-        if output.shape.numel() != 1:
+        numel = data.numel() if isinstance(data, torch.Tensor) else 1
+        if numel != 1:
             raise GradientShapeError(
                 "backward() without a gradient needs a result with one element, and this one has "
                 f"shape {tuple(output.shape)}; sum it, or pass gradient="
@@ -455,9 +459,7 @@ def _deposit(found: Mapping[Any, Any], create_graph: bool) -> None:
             leaf.grad = g if old is None else old + g
         elif old is None:
             # Held by the mapping and by this loop; a view, or whatever somebody else holds, is his.
-            if g.__class__ is torch.Tensor and (
-                g._is_view() or sys.getrefcount(g) > _OWN_REFERENCES
-            ):
+            if g.__class__ is TorchTensor and (_references(g) > _OWN_REFERENCES or g._is_view()):
                 g = g.clone()
             tensor: Tensor = _new(Tensor)
             tensor._data = g
@@ -506,7 +508,7 @@ def _count_own_references() -> int:
     """What `sys.getrefcount` says in `_deposit` of a gradient that nobody else holds."""
     count = 0
     for _, g in {None: object()}.items():
-        count = sys.getrefcount(g)
+        count = _references(g)
     return count
 
 

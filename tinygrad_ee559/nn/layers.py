@@ -11,10 +11,9 @@ import torch.nn.functional as F
 
 from tinygrad_ee559.nn import init
 from tinygrad_ee559.nn.module import Module, Parameter
-from tinygrad_ee559.record import ternary
-from tinygrad_ee559.rules.registry import RULES
+from tinygrad_ee559.record import recorded
 
-_linear = ternary(RULES[F.linear])
+_linear = recorded(F.linear)
 
 
 class Linear(Module):

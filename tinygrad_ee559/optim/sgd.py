@@ -100,22 +100,29 @@ class SGD:
         """Forget the gradients: every `grad` becomes None, or zeros if not `set_to_none`."""
         for group in self.param_groups:
             for p in group["params"]:
-                if p.node is not None and p.node.grad is not None:
-                    p.node.grad = None if set_to_none else Tensor(torch.zeros_like(p.as_torch()))
+                leaf = p.node
+                if leaf is not None and leaf.grad is not None:
+                    leaf.grad = None if set_to_none else Tensor(torch.zeros_like(p.as_torch()))
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place."""
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.node is not None and p.node.grad is not None]
+            params, values, grads = [], [], []
+            for p in group["params"]:
+                leaf = p.node
+                if leaf is not None and leaf.grad is not None:
+                    params.append(p)
+                    values.append(p._data)
+                    grads.append(leaf.grad._data)
             if params:
-                self._update(params, group)
+                self._update(group, params, values, grads)
 
-    def _update(self, params: list[Tensor], group: Mapping[str, Any]) -> None:
+    def _update(
+        self, group: Mapping[str, Any], params: list[Tensor], values: list[Any], grads: Any
+    ) -> None:
         # One call of a foreach function takes half the time of a loop in Python, and rounds alike.
         # The fused kernel, torch._fused_sgd_, would be faster still but rounds otherwise.
         momentum = group["momentum"]
-        values = [p._data for p in params]
-        grads: Any = [p.node.grad._data for p in params]
         numbers = float in map(type, values)  # they cannot be changed in place
         if numbers:
             values = [p.as_torch() for p in params]

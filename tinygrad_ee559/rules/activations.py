@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tinygrad_ee559.rules.registry import alias, composed, pointwise, rule
+from tinygrad_ee559.rules.registry import alias, composed, ops, pointwise, rule
 
 aten = torch.ops.aten
 #: The kernels behind torch.nn.functional.
@@ -21,22 +21,22 @@ kernels: Any = torch._C._nn
 # ---------------------------------------------------------------------------- smooth
 
 # the kernel conjugates y itself
-pointwise(torch.sigmoid, lambda g, y, _x: aten.sigmoid_backward(g, y), holomorphic=False,
+pointwise(torch.sigmoid, lambda g, y, _x: ops.sigmoid_backward(g, y), holomorphic=False,
           number=lambda x: 1 / (1 + math.exp(-x)))
 pointwise(F.logsigmoid, lambda g, _y, x: g * torch.sigmoid(-x),
           number=lambda x: min(x, 0.0) - math.log1p(math.exp(-abs(x))))
 pointwise(F.softplus, lambda g, _y, x, beta=1.0, threshold=20.0:
-          aten.softplus_backward(g, x, beta, threshold))
-pointwise(kernels.silu, lambda g, _y, x: aten.silu_backward(g, x))
-pointwise(kernels.mish, lambda g, _y, x: aten.mish_backward(g, x))
+          ops.softplus_backward(g, x, beta, threshold))
+pointwise(kernels.silu, lambda g, _y, x: ops.silu_backward(g, x))
+pointwise(kernels.mish, lambda g, _y, x: ops.mish_backward(g, x))
 pointwise(F.gelu, lambda g, _y, x, approximate="none":
-          aten.gelu_backward(g, x, approximate=approximate),
+          ops.gelu_backward(g, x, approximate=approximate),
           number=lambda x, approximate="none":
               F.gelu(torch.tensor(x, dtype=torch.float64), approximate=approximate).item())
 alias(torch.sigmoid, torch.special.expit)
 
 pointwise(aten.sigmoid_backward,  # d conj(sigmoid (1 - sigmoid))
-          lambda g, _y, _d, sigmoid: aten.sigmoid_backward(g, torch.conj(sigmoid)),
+          lambda g, _y, _d, sigmoid: ops.sigmoid_backward(g, torch.conj(sigmoid)),
           lambda g, _y, d, sigmoid: torch.conj(g) * d * (1 - 2 * torch.conj(sigmoid)),
           number=lambda d, sigmoid: d * (1 - sigmoid) * sigmoid, holomorphic=False)
 composed(aten.softplus_backward)(lambda g, x, beta, threshold:
@@ -72,11 +72,11 @@ def _gelu_backward(g: Any, x: Any, approximate: str = "none") -> Any:
 # ---------------------------------------------------------------------------- exponential tails
 
 pointwise(kernels.elu, lambda g, _y, x, alpha=1.0, scale=1.0, input_scale=1.0:
-          aten.elu_backward(g, alpha, scale, input_scale, False, x))
+          ops.elu_backward(g, alpha, scale, input_scale, False, x))
 pointwise(torch.celu, lambda g, _y, x, alpha=1.0:
-          aten.elu_backward(g, alpha, 1, 1 / alpha, False, x))
+          ops.elu_backward(g, alpha, 1, 1 / alpha, False, x))
 pointwise(torch.selu, lambda g, _y, x:  # its own constants
-          aten.elu_backward(g, 1.6732632423543772848, 1.0507009873554804934, 1, False, x))
+          ops.elu_backward(g, 1.6732632423543772848, 1.0507009873554804934, 1, False, x))
 
 
 @composed(aten.elu_backward)
@@ -90,29 +90,29 @@ def _elu_backward(
 
 # ---------------------------------------------------------------------------- straight lines
 
-pointwise(torch.relu, lambda g, y, _x: aten.threshold_backward(g, y, 0),
+pointwise(torch.relu, lambda g, y, _x: ops.threshold_backward(g, y, 0),
           number=lambda x: 0.0 if x <= 0 else x)
 pointwise(torch.threshold, lambda g, _y, x, threshold, _value:
-          aten.threshold_backward(g, x, threshold))
+          ops.threshold_backward(g, x, threshold))
 pointwise(kernels.leaky_relu, lambda g, _y, x, negative_slope=0.01:
-          aten.leaky_relu_backward(g, x, negative_slope, False),
+          ops.leaky_relu_backward(g, x, negative_slope, False),
           number=lambda x, negative_slope=0.01: x if x > 0 else x * negative_slope)
 pointwise(kernels.hardtanh, lambda g, _y, x, min_val=-1.0, max_val=1.0:
-          aten.hardtanh_backward(g, x, min_val, max_val))
-pointwise(kernels.hardsigmoid, lambda g, _y, x: aten.hardsigmoid_backward(g, x))
-pointwise(kernels.hardswish,   lambda g, _y, x: aten.hardswish_backward(g, x))
-pointwise(torch.hardshrink, lambda g, _y, x, lambd=0.5: aten.hardshrink_backward(g, x, lambd))
-pointwise(F.softshrink,     lambda g, _y, x, lambd=0.5: aten.softshrink_backward(g, x, lambd))
+          ops.hardtanh_backward(g, x, min_val, max_val))
+pointwise(kernels.hardsigmoid, lambda g, _y, x: ops.hardsigmoid_backward(g, x))
+pointwise(kernels.hardswish,   lambda g, _y, x: ops.hardswish_backward(g, x))
+pointwise(torch.hardshrink, lambda g, _y, x, lambd=0.5: ops.hardshrink_backward(g, x, lambd))
+pointwise(F.softshrink,     lambda g, _y, x, lambd=0.5: ops.softshrink_backward(g, x, lambd))
 # the slopes left of 0 are drawn into `noise`
 rule(aten.rrelu_with_noise.default, lambda g, _y, x, noise, lower=0.125, upper=1/3, training=False,
-     _generator=None: aten.rrelu_with_noise_backward(g, x, noise, lower, upper, training, False))
+     _generator=None: ops.rrelu_with_noise_backward(g, x, noise, lower, upper, training, False))
 
 pointwise(aten.threshold_backward,
-          lambda g, _y, _d, x, threshold: aten.threshold_backward(g, x, threshold),
+          lambda g, _y, _d, x, threshold: ops.threshold_backward(g, x, threshold),
           lambda g, _y, _d, _x, threshold: torch.zeros_like(g),
           number=lambda d, x, threshold: 0.0 if x <= threshold else d)
 pointwise(aten.leaky_relu_backward,
-          lambda g, _y, _d, x, slope, _: aten.leaky_relu_backward(g, x, slope, False),
+          lambda g, _y, _d, x, slope, _: ops.leaky_relu_backward(g, x, slope, False),
           lambda g, _y, _d, _x, slope, _: torch.zeros_like(g),
           number=lambda d, x, slope, _: d if x > 0 else d * slope)
 composed(aten.hardtanh_backward)(lambda g, x, min_val, max_val:
@@ -123,7 +123,7 @@ composed(aten.hardswish_backward)(lambda g, x:
 composed(aten.hardshrink_backward, aten.softshrink_backward)(
     lambda g, x, lambd: torch.where((x >= -lambd) & (x <= lambd), 0, g))
 
-rule(F.glu, lambda g, _y, x, dim=-1: aten.glu_backward(g, x, dim))
+rule(F.glu, lambda g, _y, x, dim=-1: ops.glu_backward(g, x, dim))
 
 # ---------------------------------------------------------------------------- further forms
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tinygrad_ee559.rules.registry import composed, rule
+from tinygrad_ee559.rules.registry import composed, ops, rule
 
 aten = torch.ops.aten
 #: The kernels behind torch.nn.functional.
@@ -36,24 +36,24 @@ def _is_plain(size_average: Any, reduce: Any, reduction: str) -> bool:
 for _function in (kernels.mse_loss, aten.mse_loss):
     rule(
         _function,
-        lambda g, _y, x, target, reduction=_MEAN: aten.mse_loss_backward(g, x, target, reduction),
-        lambda g, _y, x, target, reduction=_MEAN: aten.mse_loss_backward(g, target, x, reduction),
+        lambda g, _y, x, target, reduction=_MEAN: ops.mse_loss_backward(g, x, target, reduction),
+        lambda g, _y, x, target, reduction=_MEAN: ops.mse_loss_backward(g, target, x, reduction),
     )
 rule(
     aten.smooth_l1_loss,
-    lambda g, _y, x, target, reduction=_MEAN, beta=1.0: aten.smooth_l1_loss_backward(
+    lambda g, _y, x, target, reduction=_MEAN, beta=1.0: ops.smooth_l1_loss_backward(
         g, x, target, reduction, beta
     ),
-    lambda g, _y, x, target, reduction=_MEAN, beta=1.0: aten.smooth_l1_loss_backward(
+    lambda g, _y, x, target, reduction=_MEAN, beta=1.0: ops.smooth_l1_loss_backward(
         g, target, x, reduction, beta
     ),
 )
 rule(
     aten.huber_loss,
-    lambda g, _y, x, target, reduction=_MEAN, delta=1.0: aten.huber_loss_backward(
+    lambda g, _y, x, target, reduction=_MEAN, delta=1.0: ops.huber_loss_backward(
         g, x, target, reduction, delta
     ),
-    lambda g, _y, x, target, reduction=_MEAN, delta=1.0: aten.huber_loss_backward(
+    lambda g, _y, x, target, reduction=_MEAN, delta=1.0: ops.huber_loss_backward(
         g, target, x, reduction, delta
     ),
 )
@@ -81,21 +81,21 @@ def _nll_gradient(
 ) -> Any:  # fmt: skip
     """A mean is over the sum of the weights, which is cheaper added up again than kept."""
     x = x.detach()  # its gradient does not depend on it
-    total = aten.nll_loss_forward(x, target, weight, reduction, ignore_index)[1]
-    return aten.nll_loss_backward(g, x, target, weight, reduction, ignore_index, total)
+    total = ops.nll_loss_forward(x, target, weight, reduction, ignore_index)[1]
+    return ops.nll_loss_backward(g, x, target, weight, reduction, ignore_index, total)
 
 
 rule(kernels.nll_loss, _nll_gradient)
 rule(
     aten.nll_loss_forward,
-    lambda g, y, x, target, weight, reduction, ignore_index: aten.nll_loss_backward(
+    lambda g, y, x, target, weight, reduction, ignore_index: ops.nll_loss_backward(
         g[0], x.detach(), target, weight, reduction, ignore_index, y[1].detach()
     ),
     first_only=True,
 )
 rule(
     aten.nll_loss2d_forward,  # of images
-    lambda g, y, x, target, weight, reduction, ignore_index: aten.nll_loss2d_backward(
+    lambda g, y, x, target, weight, reduction, ignore_index: ops.nll_loss2d_backward(
         g[0], x.detach(), target, weight, reduction, ignore_index, y[1].detach()
     ),
     first_only=True,
@@ -141,7 +141,7 @@ if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
 
 rule(
     aten.binary_cross_entropy,
-    lambda g, _y, x, target, weight=None, reduction=_MEAN: aten.binary_cross_entropy_backward(
+    lambda g, _y, x, target, weight=None, reduction=_MEAN: ops.binary_cross_entropy_backward(
         g, x, target, weight, reduction
     ),
     lambda g, _y, x, _target, weight=None, reduction=_MEAN: (
@@ -185,7 +185,7 @@ rule(
 rule(
     aten._ctc_loss,
     lambda g, y, log_probs, targets, input_lengths, target_lengths, blank=0, zero_infinity=False: (
-        aten._ctc_loss_backward(
+        ops._ctc_loss_backward(
             g[0], log_probs, targets, input_lengths, target_lengths, *y, blank, zero_infinity
         )
     ),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from tinygrad_ee559.rules.registry import composed, rule
+from tinygrad_ee559.rules.registry import composed, ops, rule
 
 aten = torch.ops.aten
 
@@ -49,12 +49,12 @@ def _with_dim(function: Any, kernel: Any) -> None:
 for _function in (torch.softmax, aten._softmax, aten._safe_softmax):
     rule(
         _function,
-        lambda g, y, _x, dim, _dtype=None: aten._softmax_backward_data(g, y, dim, y.dtype),
+        lambda g, y, _x, dim, _dtype=None: ops._softmax_backward_data(g, y, dim, y.dtype),
     )
 for _function in (torch.log_softmax, aten._log_softmax):
     rule(
         _function,
-        lambda g, y, _x, dim, _dtype=None: aten._log_softmax_backward_data(g, y, dim, y.dtype),
+        lambda g, y, _x, dim, _dtype=None: ops._log_softmax_backward_data(g, y, dim, y.dtype),
     )
 _with_dim(F.softmax, torch.softmax)
 _with_dim(F.log_softmax, torch.log_softmax)
@@ -75,7 +75,7 @@ def _bag_gradient(
     d = d[_bag_of_words(indices, offsets)]
     d = d if per_sample_weights is None else d * per_sample_weights.unsqueeze(1)
     rows = weight_shape[0]
-    return aten.embedding_dense_backward(d, indices, rows, padding_idx, scale_grad_by_freq)
+    return ops.embedding_dense_backward(d, indices, rows, padding_idx, scale_grad_by_freq)
 
 
 def _bag_of_words(indices: Any, offsets: Any) -> Any:
@@ -123,7 +123,7 @@ def _lstm_layer(
 
 rule(
     torch.native_dropout,
-    lambda g, y, _x, p, train: aten.native_dropout_backward(
+    lambda g, y, _x, p, train: ops.native_dropout_backward(
         g[0], y[1], 0 if p == 1 else 1 / (1 - p) if train else 1
     ),
 )

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +40,11 @@ RULES: dict[Any, Rule] = {}
 COMPOSED: dict[Any, Callable[..., Any]] = {}
 #: Torch functions whose results carry no gradient, with their form on plain numbers, if any.
 CONSTANT: dict[Any, Callable[..., Any] | None] = {}
+_TABLES: tuple[dict[Any, Any], ...] = (RULES, COMPOSED, CONSTANT)
+
+#: Torch's operators as C functions, for formulas; those of torch.ops.aten are inside Python's.
+ops: Any = ModuleType("ops")
+ops.__getattr__ = lambda name: vars(ops).setdefault(name, getattr(torch.ops.aten, name).op)
 
 _FIRST_OPERANDS = {"input": 0, "self": 0, "other": 1}
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # torch takes either
@@ -84,15 +90,11 @@ class Rule:
         self.number_formulas: tuple[Formula | None, ...] | None = None
         #: The rules that stand in for this one somewhere.
         self.others: tuple[Rule, ...] = ()
-        self.keeps = any(self.plan(1 << i).keeps for i, f in enumerate(formulas) if f is not None)
+        self.keeps = any(Plan(self, 1 << i).keeps for i, f in enumerate(formulas) if f is not None)
         self.plans: dict[int, Plan] = {}
 
     def __repr__(self) -> str:
         return f"<rule of {self.name}({', '.join(self.parameters)})>"
-
-    def plan(self, wanted: int) -> Plan:
-        """What to save for the arguments whose bits are set in `wanted`."""
-        return Plan(self, wanted)
 
     def keep_for(self, *others: Rule) -> None:
         """From now on, keep also what other rules of the same function need, and only these."""
@@ -133,7 +135,7 @@ class Plan:
 
     __slots__ = (
         "rule", "positions", "formulas", "values", "shapes", "likes", "output", "rest", "keeps",
-        "operands", "kept", "reduced", "first", "list_position",
+        "operands", "kept", "dropped", "reduced", "first", "list_position",
     )  # fmt: skip
 
     def __init__(self, rule: Rule, wanted: int, list_position: int = -1) -> None:
@@ -159,6 +161,7 @@ class Plan:
         self.output = "y" in needed or "y_rest" in needed
         self.rest = "y" not in needed
         self.kept = tuple(sorted(self.values))
+        self.dropped = tuple(i for i, _ in places if i not in self.values)
         self.reduced = tuple(sorted(self.shapes | self.likes))
         #: The first argument of which something is kept.
         self.first = min((*self.kept, *self.reduced), default=len(rule.parameters))
@@ -243,25 +246,24 @@ def composed(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def alias(function: Any, *others: Any) -> None:
     """Register `others` as further names of `function`, which must have been registered."""
-    tables: tuple[dict[Any, Any], ...] = (RULES, COMPOSED, CONSTANT)
-    for table in tables:
+    for table in _TABLES:
         if function in table:
             for other in others:
                 _enter(table, other, table[function])
 
 
 def _enter(table: dict[Any, Any], function: Any, entry: Any) -> None:
-    """Put an entry under a function of torch's, and under the tensor method of the same name.
+    """Put an entry under a function of torch's, its C function, and the tensor method of its name.
 
     What was registered there before, in whichever table, no longer counts.
     """
     name = getattr(function, "__name__", "")
-    keys = [function]
+    operator = isinstance(function, type(torch.ops.aten.relu))
+    keys = [function, function.op] if operator else [function]
     if getattr(torch, name, None) is function and hasattr(torch.Tensor, name):
         keys.append(getattr(torch.Tensor, name))
-    tables: tuple[dict[Any, Any], ...] = (RULES, COMPOSED, CONSTANT)
     for key in keys:
-        for other in tables:
+        for other in _TABLES:
             other.pop(key, None)
         table[key] = entry
 
