@@ -62,6 +62,35 @@ def test_updates_are_pytorchs_to_the_bit(variant, dtype):
         assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("make", [torch.tensor, Tensor], ids=["torch", "here"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_hyper_parameters_may_be_tensors(variant, make):
+    ours, theirs = parameters(torch.float64)
+    options = {"lr": 0.1, **VARIANTS[variant]}
+    tensors = {k: v if isinstance(v, bool) else make(v) for k, v in options.items()}
+    a = optim.SGD(ours, **tensors)
+    b = torch.optim.SGD(theirs, **options)
+    for _ in range(5):
+        set_gradients(ours, theirs)
+        a.step()
+        b.step()
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p.as_torch(), q.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_tensor_for_the_learning_rate_can_be_changed_on_the_way():
+    lr = torch.tensor(1.0)
+    x = Tensor([3.0], requires_grad=True)
+    optimizer = optim.SGD([x], lr=lr)
+    x.grad = Tensor([1.0])
+    optimizer.step()
+    lr.mul_(0.5)
+    optimizer.step()
+    assert x.tolist() == [1.5]
+    with pytest.raises(ValueError, match="lr must be 0 or more"):
+        optim.SGD([x], lr=torch.tensor(-1.0))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_that_are_numbers_learn_as_float64_tensors_do(variant):
     values = [-0.7, 1.3]

@@ -143,8 +143,9 @@ def _product(a: Any, b: Any) -> Any:
     """
     rows, columns = a.shape[-2], b.shape[-1]
     if columns < 8 <= rows:
-        return _product(b.mT, a.mT).mT
-    if rows > 1 and a.ndim == 2:
+        a = _in_memory(a.mT, True)
+        return torch.stack([(a * b[..., j : j + 1]).sum(-2) for j in range(columns)], -1)
+    if rows > 1:
         a, b = _in_memory(a, a.stride(-1) == 1), _in_memory(b, True)
     return _sums(a, b)
 
@@ -170,7 +171,7 @@ def _sums(a: Any, b: Any) -> Any:
 
 def _in_memory(matrix: Any, by_rows: bool) -> Any:
     """A matrix that is computed once, and not again for each product that it enters."""
-    if 1 in matrix.shape:
+    if 1 in matrix.shape or matrix.ndim > 2:
         return matrix
     if by_rows and matrix.stride(-1) != 1:
         matrix = matrix.clone(memory_format=torch.contiguous_format)

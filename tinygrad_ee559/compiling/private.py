@@ -171,7 +171,8 @@ def build(source: str) -> str:
     except exc.InvalidCxxCompiler as error:
         raise no_compiler() from error
     except exc.CppCompileError as error:
-        raise CompilerError(f"the C++ compiler failed: {str(error)[:2000]}") from error
+        complaints = [line for line in str(error).splitlines() if "error:" in line]
+        raise CompilerError(f"the C++ compiler failed: {'; '.join(complaints[:3])}") from error
 
 
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:

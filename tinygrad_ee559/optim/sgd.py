@@ -10,6 +10,7 @@ import torch
 from tinygrad_ee559.errors import StateDictError
 from tinygrad_ee559.tensor import Tensor, lift
 
+Number = float | Tensor | torch.Tensor
 HYPER_PARAMETERS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 
 
@@ -34,6 +35,9 @@ class SGD:
         weight_decay: the factor of an L2 penalty.
         nesterov: look ahead along the momentum.
 
+    The learning rate, the momentum, the dampening and the weight decay may be tensors with one
+    element; then programs that `tinygrad_ee559.compile` makes read them anew in every step.
+
     Raises:
         ValueError: a hyper-parameter is out of range, there are no parameters, one is given twice,
             or one is not a leaf.
@@ -52,10 +56,10 @@ class SGD:
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        lr: Number = 1e-3,
+        momentum: Number = 0.0,
+        dampening: Number = 0.0,
+        weight_decay: Number = 0.0,
         nesterov: bool = False,
     ) -> None:
         values = (lr, momentum, dampening, weight_decay, nesterov)
@@ -122,27 +126,27 @@ class SGD:
     ) -> None:
         # One call of a foreach function takes half the time of a loop in Python, and rounds alike.
         # The fused kernel, torch._fused_sgd_, would be faster still but rounds otherwise.
-        momentum = group["momentum"]
+        momentum, decay = group["momentum"], group["weight_decay"]
         numbers = float in map(type, values)  # they cannot be changed in place
         if numbers:
             values = [p.as_torch() for p in params]
             grads = [p.node.grad.as_torch() for p in params]
-        if group["weight_decay"]:
-            grads = torch._foreach_add(grads, values, alpha=group["weight_decay"])
-        if momentum:
+        if _acts(decay):
+            grads = torch._foreach_add(grads, **_scaled(values, decay))
+        if _acts(momentum):
             buffers = self._gather_momentum(params, grads, momentum, group["dampening"])
             if group["nesterov"]:
-                grads = torch._foreach_add(grads, buffers, alpha=momentum)
+                grads = torch._foreach_add(grads, **_scaled(buffers, momentum))
             else:
                 grads = buffers
-        torch._foreach_add_(values, grads, alpha=-group["lr"])
+        torch._foreach_add_(values, **_scaled(grads, -group["lr"]))
         if numbers:
             for p, value in zip(params, values):
                 if value is not p._data:
                     p.data = value.item()
 
     def _gather_momentum(
-        self, params: list[Tensor], grads: list[torch.Tensor], momentum: float, dampening: float
+        self, params: list[Tensor], grads: list[torch.Tensor], momentum: Any, dampening: Any
     ) -> list[torch.Tensor]:
         """The momentum buffers with the gradients taken in; made where there was none."""
         known = self.momentum_buffers
@@ -150,8 +154,8 @@ class SGD:
         if old:
             buffers = [known[params[i]] for i in old]
             for buffer in buffers:  # torch._foreach_mul_ rounds otherwise in 16-bit dtypes
-                buffer.mul_(momentum)
-            torch._foreach_add_(buffers, [grads[i] for i in old], alpha=1 - dampening)
+                buffer.mul_(_raw(momentum))
+            torch._foreach_add_(buffers, **_scaled([grads[i] for i in old], 1 - dampening))
         for p, g in zip(params, grads):
             if p not in known:
                 known[p] = g.clone()
@@ -220,6 +224,22 @@ class SGD:
             raise StateDictError(f"this state dict does not fit SGD; {'; '.join(problems)}")
         self.param_groups = groups
         self.momentum_buffers = buffers
+
+
+def _acts(factor: Any) -> bool:
+    """Whether a hyper-parameter does anything; of a tensor, its value is not asked for."""
+    return isinstance(factor, (Tensor, torch.Tensor)) or bool(factor)
+
+
+def _raw(factor: Any) -> Any:
+    return factor._data if isinstance(factor, Tensor) else factor
+
+
+def _scaled(tensors: list[torch.Tensor], factor: Any) -> dict[str, Any]:
+    """The arguments with which torch._foreach_add adds tensors times a factor."""
+    if factor.__class__ is float or factor.__class__ is int:
+        return {"other": tensors, "alpha": factor}
+    return {"other": [tensor * _raw(factor) for tensor in tensors]}
 
 
 def _check_hyper_parameters(given: Mapping[str, Any]) -> None:
