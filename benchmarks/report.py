@@ -19,13 +19,13 @@ class Result:
     work: str
     against: str
     ratio: float
-    target: float
+    target: float | None  # None: listed beside, for information
     here: str
     there: str
 
     @property
     def met(self) -> bool:
-        return self.ratio <= self.target
+        return self.target is None or self.ratio <= self.target
 
 
 def show(results: list[Result]) -> None:
@@ -36,7 +36,7 @@ def show(results: list[Result]) -> None:
     for r in results:
         mark = "" if r.met else " [red](missed)[/red]"
         table.add_row(
-            r.work, r.against, f"{r.ratio:.2f}{mark}", f"{r.target:.2f}", r.here, r.there
+            r.work, r.against, f"{share(r.ratio)}{mark}", share(r.target), r.here, r.there
         )
     Console(width=120).print(table)
 
@@ -54,5 +54,13 @@ def write(results: list[Result], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def share(ratio: float | None) -> str:
+    """Two digits after the point, or, where that would say little, two that matter."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
 def microseconds(seconds: float) -> str:
-    return f"{seconds * 1e6:,.1f} us"
+    digits = 1 if seconds >= 1e-5 else 3
+    return f"{seconds * 1e6:,.{digits}f} us"

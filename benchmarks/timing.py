@@ -9,7 +9,15 @@ from collections.abc import Callable
 
 
 def medians(rounds: int, repeats: int, **sides: Callable[[], object]) -> dict[str, float]:
-    """The median time of one call of each side, in seconds.
+    """The median time of one call of each side, in seconds."""
+    times = interleaved(rounds, repeats, **sides)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def interleaved(
+    rounds: int, repeats: int, **sides: Callable[[], object]
+) -> dict[str, list[float]]:
+    """The time of one call of each side in each round, in seconds.
 
     A round calls each side `repeats` times in a row, one side after the other, so that the
     machine's drift meets all of them and each collects its own garbage.
@@ -24,4 +32,4 @@ def medians(rounds: int, repeats: int, **sides: Callable[[], object]) -> dict[st
             for _ in range(repeats):
                 side()
             times[name].append((time.perf_counter() - start) / repeats)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times

@@ -31,6 +31,13 @@ FLOORS = [
     ["__main__"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+#: In compiling/: a captured run may meet PyTorch's parameters, graphs are made functional, and
+#: programs tell that they changed tensors in place.
+ALLOWED = {
+    "torch.nn.Parameter",
+    "torch.func.functionalize",
+    "torch.autograd.graph.increment_version",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -73,12 +80,14 @@ def test_no_import_of_the_package_hides_in_a_function(file):
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_the_engine_uses_neither_autograd_nor_modules_of_torch(file):
     """torch.nn.functional is a namespace of functions and welcome; demo compares with PyTorch, and
-    the bridge is where PyTorch's modules come from."""
+    the bridge is where PyTorch's modules come from. What `ALLOWED` names differentiates nothing."""
     if file.name in ("demo.py", "bridge.py"):
         return
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Attribute):
             text = ast.unparse(node)
+            if room_of(file) == "compiling" and any(a.startswith(text) for a in ALLOWED):
+                continue
             assert not text.startswith("torch.autograd"), text
             batching = file.name == "batches.py" and text == "torch.func.vmap"
             assert batching or not text.startswith("torch.func."), text

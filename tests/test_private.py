@@ -1,9 +1,11 @@
 """What private parts of torch are used, and that each still does what it is used for.
 
-A failure here names what a new release of torch has changed; `private.py` is the place to mend.
+A failure here names what a new release of torch has changed; `private.py` is the place to mend, or
+`compiling/private.py` for what compilation rests on.
 """
 
 import ast
+import ctypes
 import importlib
 from pathlib import Path
 
@@ -31,8 +33,40 @@ PRIVATE = {
     "torch._C._ForceDispatchKeyGuard",
     "torch._C._autograd._profiler_enabled",
     "torch._C._profiler._RecordFunctionFast",
+    "torch.utils._python_dispatch._get_current_dispatch_mode",
 }
 OF_OPERATORS = {"_can_decompose", "_schema"}
+#: What compiling/private.py uses. Where it fails, steps are compiled the ordinary way, or not.
+COMPILING = {
+    "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch._C._dynamo.guards._empty_strided_cpu",
+    "torch._guards.TracingContext",
+    "torch._guards.tracing",
+    "torch._inductor.async_compile.AsyncCompile",
+    "torch._inductor.codecache.CppCodeCache",
+    "torch._inductor.compile_fx.compile_fx_inner",
+    "torch._inductor.config",
+    "torch._inductor.cpp_builder",
+    "torch._inductor.decomposition.select_decomp_table",
+    "torch._inductor.exc",
+    "torch._inductor.fx_passes.mkldnn_fusion._mkldnn_fusion_init",
+    "torch._inductor.inductor_prims",
+    "torch._inductor.lowering.fallback_handler",
+    "torch._inductor.lowering.lowerings",
+    "torch._inductor.standalone_compile",
+}
+#: The same of objects that torch makes: operators, and libraries that it has compiled.
+OF_OBJECTS = {"_schema", "_name"}
+#: What has no underscore and is none the less known to few: make_fx, and parts of the above.
+HIDDEN = {
+    "torch.fx.experimental.proxy_tensor.make_fx",
+    "torch._inductor.async_compile.AsyncCompile.cpp_pybinding",
+    "torch._inductor.codecache.CppCodeCache.load",
+    "torch._inductor.cpp_builder.get_cpp_compiler",
+    "torch._inductor.exc.CppCompileError",
+    "torch._inductor.exc.InvalidCxxCompiler",
+    "torch._inductor.inductor_prims.force_stride_order",
+}
 #: What other files use: names that are as stable as public ones, and known to many programs. All
 #: operators are public too, under torch.ops.aten, where an underscore begins the names of many.
 ALLOWED = {
@@ -125,7 +159,7 @@ def f(x):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_private_parts_are_used_in_one_file_only(file):
-    if file.name == "private.py":
+    if file in (PACKAGE / "private.py", PACKAGE / "compiling" / "private.py"):
         return
     for name in private_names(file):
         assert any(within(name, allowed) for allowed in ALLOWED), (
@@ -139,15 +173,30 @@ def test_private_parts_are_used_in_one_file_only(file):
             assert not hasattr(owner, name), f"{file.name} uses {name}, private to torch"
 
 
-def test_the_lists_above_say_what_is_used():
+PLACES = {
+    PACKAGE / "private.py": (PRIVATE, OF_OPERATORS),
+    PACKAGE / "compiling" / "private.py": (COMPILING, OF_OBJECTS),
+}
+
+
+@pytest.mark.parametrize("file", PLACES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_the_lists_above_say_what_is_used(file):
     """Neither less nor more."""
-    file = PACKAGE / "private.py"
+    names, of_objects = PLACES[file]
     found = private_names(file)
-    assert all(any(within(name, used) for used in PRIVATE) for name in found)
-    assert all(any(within(name, used) for name in found) for used in PRIVATE)
-    known = {part for name in PRIVATE for part in name.split(".")}
-    assert set(filter(private, attributes(file))) - known == OF_OPERATORS
-    elsewhere = set().union(*(private_names(other) for other in FILES if other != file))
+    for name in found:  # a module from which other names are imported is none by itself
+        inner = any(used.startswith(f"{name}.") for used in names)
+        assert inner or any(within(name, used) for used in names), f"{name} is not in the list"
+    for used in names:
+        assert any(within(name, used) for name in found), f"{used} is not used any more"
+    operators = names_of_torch(ast.parse(file.read_text()))
+    known = {part for name in {*names, *operators} for part in name.split(".")}
+    own = {node.name for node in ast.walk(ast.parse(file.read_text())) if hasattr(node, "name")}
+    assert set(filter(private, attributes(file))) - known - own == of_objects
+
+
+def test_the_list_of_allowed_names_says_what_is_used():
+    elsewhere = set().union(*(private_names(other) for other in FILES if other not in PLACES))
     assert all(any(within(name, used) for name in elsewhere) for used in ALLOWED)
     assert set().union(*map(attributes, FILES)) >= OF_TENSORS
 
@@ -155,7 +204,7 @@ def test_the_lists_above_say_what_is_used():
 # ------------------------------------------------------------- that they still exist
 
 
-@pytest.mark.parametrize("name", sorted(PRIVATE | ALLOWED))
+@pytest.mark.parametrize("name", sorted(PRIVATE | ALLOWED | COMPILING | HIDDEN))
 def test_torch_still_has(name):
     parts = name.split(".")
     found = torch
@@ -389,3 +438,188 @@ def test_force_dispatch_key_guard_tracks_views_and_resolves_lazy_conjugates(part
         torch.neg(parts.hollow(recorder, torch.zeros(3)))
     assert found == {"base": x, "lazy": True, "sum": [1 - 2j]}
     assert x[1:]._is_view()  # and outside nothing has changed
+
+
+# --------------------------------------- that what compilation rests on does what it is used for
+
+
+@pytest.fixture
+def compiling_parts():
+    """compiling/private.py, of which the tests above say more if it cannot be imported."""
+    return importlib.import_module("tinygrad_ee559.compiling.private")
+
+
+def graph_of(parts, function, *inputs):
+    """A graph as `kernels` takes it: simple operators alone."""
+    return parts.traced(function, inputs, parts.decompositions())
+
+
+def changed(name):
+    return (
+        f"{name} of torch {torch.__version__} does something else than it did; "
+        "tinygrad_ee559/compiling/private.py rests on it"
+    )
+
+
+def test_dispatch_modes_see_all_operators(compiling_parts, parts):
+    """Those that functions consist of, those in place, and those of lists."""
+    seen = []
+
+    class Seeing(compiling_parts.DispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            seen.append(operator)
+            assert not parts.is_watched(), changed("TorchDispatchMode")
+            return operator(*args, **(kwargs or {}))
+
+    assert not parts.is_watched()
+    x = torch.ones(2, 2)
+    with Seeing():
+        assert parts.is_watched(), changed("_get_current_dispatch_mode")
+        torch.nn.functional.linear(x, x, x[0]).add_(1)
+        torch._foreach_add_([x], [x])
+        torch.tensor([1.0])
+    assert not parts.is_watched()
+    assert [operator for operator in seen if operator is not aten.detach.default] == [
+        aten.select.int, aten.t.default, aten.addmm.default, aten.add_.Tensor,
+        aten._foreach_add_.List, aten.lift_fresh.default,
+    ], changed("TorchDispatchMode")  # fmt: skip
+
+
+def test_empty_strided(compiling_parts):
+    found = compiling_parts.empty_strided((2, 3), (1, 4), torch.float64)
+    assert type(found) is torch.Tensor, changed("_empty_strided_cpu")
+    assert (found.shape, found.stride(), found.dtype) == ((2, 3), (1, 4), torch.float64)
+
+
+def test_increment_versions(compiling_parts):
+    x, y = torch.ones(2), torch.ones(2)
+    compiling_parts.increment_versions([x, y])
+    assert (x._version, y._version) == (1, 1), changed("increment_version")
+
+
+def test_declared_arguments_say_what_is_shared_and_written(compiling_parts):
+    def declared(operator):
+        arguments = compiling_parts.declared_arguments(operator)
+        return [None if a.alias_info is None else a.alias_info.is_write for a in arguments]
+
+    assert declared(aten.add.Tensor) == [None, None, None], changed("_schema")
+    assert declared(aten.add_.Tensor) == [True, None, None], changed("_schema")
+    assert declared(aten.view.default) == [False, None], changed("_schema")
+    assert declared(aten._foreach_add_.List)[0] is True, changed("_schema")
+    assert compiling_parts.declared_arguments(torch.add) == ()
+
+
+def test_make_fx_notes_operators_and_replaces_them(compiling_parts):
+    x = torch.ones(2, 2)
+    graph = compiling_parts.traced(torch.square, [x], {})
+    targets = [n.target for n in graph.graph.nodes if n.op == "call_function"]
+    assert targets == [aten.pow.Tensor_Scalar], changed("make_fx")
+    table = {aten.pow.Tensor_Scalar: lambda x, _n: NotImplemented, aten.mm.default: torch.add}
+    graph = compiling_parts.traced(lambda x: x.square() + x.mm(x).mm(x), [x], table)
+    targets = [n.target for n in graph.graph.nodes if n.op == "call_function"]
+    assert targets == [aten.pow.Tensor_Scalar, *[aten.add.Tensor] * 3], changed("make_fx")
+    for node in graph.graph.nodes:
+        if node.op != "output":
+            assert node.meta["val"].shape == (2, 2), changed("make_fx")
+
+
+def test_functionalized_graphs_copy_into_inputs_at_the_end(compiling_parts):
+    def change(x):
+        return x[0].add_(1) * 2
+
+    function = torch.func.functionalize(change, remove="mutations")
+    graph = compiling_parts.traced(function, [torch.ones(2, 2)], {})
+    targets = [n.target for n in graph.graph.nodes if n.op == "call_function"]
+    assert targets.count(aten.copy_.default) == 1, changed("functionalize")
+    assert aten.add_.Tensor not in targets and aten.add.Tensor in targets
+
+
+def test_select_decomp_table(compiling_parts):
+    table = compiling_parts.decompositions()
+    for operator in (aten.tanh_backward.default, aten.mse_loss.default, aten.t.default):
+        assert operator in table, changed("select_decomp_table")
+    table.clear()  # a copy
+    assert compiling_parts.decompositions(), changed("select_decomp_table")
+
+
+def test_force_stride_order(compiling_parts):
+    x = torch.arange(6.0).reshape(2, 3)
+    found = compiling_parts.force_strides(x, (1, 2))
+    assert torch.equal(found, x) and found.stride() == (1, 2), changed("force_stride_order")
+
+
+def test_kernels_are_one_function_for_a_small_step(compiling_parts):
+    def step(w, x, y):
+        error = torch.tanh((w * x).sum()) - y
+        w.copy_(w - error * x)
+        return error * error, error + 1
+
+    inputs = [torch.ones(3), torch.ones(3), torch.ones(())]
+    kernels = compiling_parts.kernels(graph_of(compiling_parts, step, *inputs))
+    assert kernels is not None, changed("compile_fx_inner, what it makes Python call,")
+    assert len(kernels.sources) == 1, changed("compile_fx_inner, how it joins loops,")
+    (source,) = kernels.sources
+    assert "kernel0(" in source and "static" in source, changed("cpp_pybinding, its source,")
+    assert 'extern "C"' not in source and "#include" not in source
+    ((number, arguments),) = kernels.calls
+    assert number == 0
+    for kind, memory, offset in arguments:
+        assert kind in ("float*", "const float*"), changed("cpp_pybinding, its types,")
+        assert 0 <= memory < 3 + len(kernels.sizes) and offset == 0
+    assert {memory for _, memory, _ in arguments} >= {0, 1, 2}
+    (first, _, one), (second, _, other) = kernels.outputs
+    assert one.shape == other.shape == () and first != second and min(first, second) >= 3
+
+
+def test_kernels_of_a_graph_that_calls_a_library(compiling_parts):
+    """Where something else than Inductor's own C++ would run, there are none."""
+    x = torch.ones(200, 200)
+    graph = compiling_parts.traced(lambda x: [x.mm(x).sin()], [x], {})
+    assert compiling_parts.kernels(graph) is None, changed("compile_fx_inner")
+
+
+def test_kernels_leave_torch_as_it_is(compiling_parts):
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+
+    before = AsyncCompile.cpp_pybinding, config.cpp.threads, torch.is_grad_enabled()
+    compiling_parts.kernels(graph_of(compiling_parts, lambda x: [x.sin()], torch.ones(3)))
+    assert (AsyncCompile.cpp_pybinding, config.cpp.threads, torch.is_grad_enabled()) == before
+
+
+def test_options_of_inductor_are_still_known(compiling_parts):
+    from torch._inductor import config
+
+    for name in compiling_parts._OPTIONS:
+        owner = config
+        for part in name.split("."):
+            assert hasattr(owner, part), f"torch {torch.__version__} has no option {name}"
+            owner = getattr(owner, part)
+
+
+def test_libraries_are_built_from_source(compiling_parts):
+    path = compiling_parts.build('extern "C" int answer() { return 42; }')
+    assert ctypes.CDLL(path).answer() == 42, changed("CppCodeCache.load")
+    header = 'extern "C" float largest() { return std::numeric_limits<float>::max(); }'
+    assert Path(compiling_parts.build(header)).exists(), changed("cpp_prefix.h")
+
+
+def test_errors_of_compilers(compiling_parts):
+    errors = importlib.import_module("tinygrad_ee559.errors")
+    with pytest.raises(errors.CompilerError, match="failed: .*error"):
+        compiling_parts.build("this is no C++")
+    compiling_parts.require_compiler()
+
+
+def test_artifacts_change_their_inputs_and_return_results(compiling_parts):
+    def step(x, y):
+        x.add_(y)
+        return x * 2, y + 1
+
+    x, y = torch.ones(3), torch.full((3,), 2.0)
+    graph = compiling_parts.traced(step, [x, y], {})
+    run = compiling_parts.artifact(graph, [x.clone(), y.clone()])
+    for expected in (3, 5):
+        double, more = run(x, y)
+        assert x.tolist() == [expected] * 3, changed("standalone_compile")
+        assert double.tolist() == [2 * expected] * 3 and more.tolist() == [3] * 3

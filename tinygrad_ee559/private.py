@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch._decomp import decomposition_table
+from torch.utils import _python_dispatch
 from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_map, tree_unflatten
 
 __all__ = [
     "decomposition",
     "hollow",
     "is_batched",
+    "is_watched",
     "overriding",
     "profiler_range",
     "spread",
@@ -76,7 +78,9 @@ def _keys() -> tuple[Any, Any]:
     return torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
 
 
-_KEYS = ContextVar("_KEYS", default=_keys())  # noqa: B039 - nobody changes them
+#: As long as nothing is taken apart: those of the import, and the modes that are active.
+_AT_HOME = _keys()
+_KEYS: ContextVar[tuple[Any, Any] | None] = ContextVar("_KEYS", default=None)
 
 
 @contextmanager
@@ -95,7 +99,13 @@ def unmasked() -> AbstractContextManager[None]:
 
     Torch calls it with the keys masked by which views are tracked and lazy conjugates are resolved.
     """
-    return torch._C._ForceDispatchKeyGuard(*_KEYS.get())
+    included, excluded = _KEYS.get() or (_AT_HOME[0] | _keys()[0], _AT_HOME[1])
+    return torch._C._ForceDispatchKeyGuard(included, excluded)
+
+
+def is_watched() -> bool:
+    """Whether somebody sees all operators that run here: a capture, or a tool of torch's."""
+    return _python_dispatch._get_current_dispatch_mode() is not None
 
 
 def profiler_range(name: str) -> AbstractContextManager[None]:

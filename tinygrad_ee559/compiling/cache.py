@@ -43,6 +43,11 @@ def load(name: str) -> tuple[str, Any] | None:
     return (str(library), description) if library.exists() else None
 
 
+def discard(name: str) -> None:
+    """Remove a program that is not whole, so that another one can take its place."""
+    shutil.rmtree(directory() / name, ignore_errors=True)
+
+
 def store(name: str, library: str, source: str, description: Any) -> None:
     """Keep a program and its source in C++; nobody sees half of it.
 

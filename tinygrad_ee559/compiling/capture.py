@@ -11,7 +11,7 @@ import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -28,6 +28,31 @@ _LIBRARIES = (Path(__file__).parent.parent, Path(torch.__file__).parent)
 #: Make a tensor of Python numbers, which are constants of the program.
 _CONSTANTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)
 _ON_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+#: Read a tensor's memory without an operator.
+_READING = {
+    torch.Tensor.tolist: "tolist",
+    torch.Tensor.numpy: "numpy",
+    torch.Tensor.__array__: "numpy",
+    torch.Tensor.__repr__: "print or repr",
+    torch.Tensor.__format__: "print or format",
+}
+
+
+class _NoReading(torch.overrides.TorchFunctionMode):
+    """Refuses to show values."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in _READING:
+            raise _asks_for_values(_READING[function])
+        return function(*args, **(kwargs or {}))
+
+
+class Gradient(NamedTuple):
+    """The gradient that an argument has gathered."""
+
+    argument: int
 
 
 class Recorder(DispatchMode):  # type: ignore[misc]
@@ -77,8 +102,8 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         if not all(kind in (torch.Tensor, torch.nn.Parameter) for kind in types):
             return NotImplemented  # a subclass, which says what to do instead
         kwargs = kwargs or {}
-        if not _ON_VALUES.isdisjoint(function.tags):
-            raise _asks_for_values(function)
+        if not _ON_VALUES.isdisjoint(function.tags) and not _by_integers(function, args):
+            raise _asks_for_values(function.name())
         if function in _CONSTANTS and id(args[0]) not in self._nodes:
             out = function(*args, **kwargs)
             self.constants.add(id(out))
@@ -105,12 +130,15 @@ class Capture:
         graph: the operators. Its outputs are the tensors among the function's results, and then
             those that were left behind in places.
         inputs: the tensors that the graph was run on.
-        sources: where each input comes from: the number of an argument, a `Place`, or the tensor
-            itself, where it is reachable by no path.
+        sources: where each input comes from: the number of an argument, its `Gradient`, a `Place`,
+            or the tensor itself, where it is reachable by no path.
+        shared: the number of an input, and another place where it was found too.
         returned: what the function returned.
         effects: where the last outputs were left: a place and whether they are wrapped there, or
             the number of the argument whose gradient they are.
-        missing: for each leaf, whether it had no gradient before the run.
+        replaced: the places among these.
+        carries: whether one of them is a source, so that the next run begins with something else.
+        missing: the ids of the leaves that had no gradient before the run.
         changes: what else has changed, in words.
         state: what the run found.
         text: the graph and all that it is connected to; equal for runs that did the same.
@@ -119,9 +147,10 @@ class Capture:
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves = tree_flatten((args, kwargs))[0]
         self.state = State(function, leaves)
-        self.missing = tuple(leaf.grad is None for leaf in self.state.leaves)
+        self.missing = {id(leaf) for leaf in self.state.leaves if leaf.grad is None}
         places = self.state.by_tensor()
-        alive = [place.tensor() for place in places.values()]
+        own = self.state.tensors[: self.state.own]
+        alive = [place.tensor() for place in self.state.tensors]
         raws = [leaf._data if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arguments = {id(raw): i for i, raw in enumerate(raws) if isinstance(raw, torch.Tensor)}
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -129,7 +158,7 @@ class Capture:
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        with recorder:
+        with recorder, _NoReading():
             self.returned = function(*args, **kwargs)
         after = State(function, leaves)
         self.changes = self.state.changes(after)
@@ -142,18 +171,34 @@ class Capture:
                 wrapped = isinstance(place.get(), Tensor)
                 self.effects.append(owners.get(id(place.holder), (place, wrapped)))
                 outputs.append(recorder.node_of(value))
+        self.replaced = {effect[0] for effect in self.effects if isinstance(effect, tuple)}
         recorder.graph.output(tuple(outputs))
         self.graph = fx.GraphModule({}, recorder.graph)
         self.inputs = recorder.inputs
-        self.sources: list[Any] = [
-            arguments.get(id(t), places.get(id(t), t)) for t in self.inputs
+        self.sources: list[Any] = []
+        for tensor in self.inputs:
+            source: Any = arguments.get(id(tensor), places.get(id(tensor), tensor))
+            if isinstance(source, Place) and id(source.holder) in owners:
+                source = Gradient(owners[id(source.holder)])
+            self.sources.append(source)
+        numbers = {id(tensor): i for i, tensor in enumerate(self.inputs)}
+        places_read = [source for source in self.sources if isinstance(source, Place)]
+        self.carries = any(place in self.replaced for place in places_read)
+        self.shared = [
+            (numbers[id(tensor)], place)
+            for place, tensor in zip(own, alive)
+            if id(tensor) in numbers and self.sources[numbers[id(tensor)]] is not place
         ]
-        del alive
         self.text = "\n".join(
             [
                 *(_described(s, t, recorder) for s, t in zip(self.sources, self.inputs)),
                 str(recorder.graph),
-                *map(str, self.effects),
+                *(
+                    f"{effect} of {id(effect[0].holder)}"
+                    if isinstance(effect, tuple)
+                    else f"gradient of argument {effect}"
+                    for effect in self.effects
+                ),
                 f"returns {self.results} in {self.structure}",
             ]
         )
@@ -177,7 +222,7 @@ class Capture:
                     nodes.append(node)
                 self.results.append((nodes.index(node), isinstance(result, Tensor)))
             elif isinstance(raw, SCALARS):
-                self.results.append(raw)
+                self.results.append(lift(raw, None) if isinstance(result, Tensor) else raw)
             else:
                 raise CaptureError(
                     "a compiled function returns tensors and numbers, in lists, tuples and dicts; "
@@ -194,6 +239,13 @@ class Capture:
         return tree_unflatten(results, self.structure)
 
 
+def _by_integers(function: Any, args: Any) -> bool:
+    """Whether a tensor is indexed by integers, so that the shape is known; by masks it is not."""
+    if function is not aten.index.Tensor:
+        return False
+    return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
+
+
 def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
     """An input in words that differ where programs would."""
     look = f"{tensor.dtype} {list(tensor.shape)} {tensor.stride()}"
@@ -201,6 +253,8 @@ def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
         return f"constant {look} {tensor.tolist()}"
     if isinstance(source, int):
         return f"argument {source} {look}"
+    if isinstance(source, Gradient):
+        return f"gradient of argument {source.argument} {look}"
     if isinstance(source, Place):
         return f"{source} of {id(source.holder)} {look}"
     return f"tensor {id(source)} {look}"
@@ -214,7 +268,7 @@ def _can_go_backward(result: Tensor) -> bool:
     return any(isinstance(n, Node) and n.plan.keeps and n.args is not None for n in nodes)
 
 
-def _asks_for_values(function: Any) -> CaptureError:
+def _asks_for_values(name: str) -> CaptureError:
     """Says where in the user's code the value of a tensor is asked for."""
     frame: Any = sys._getframe()
     while frame is not None and any(
@@ -223,7 +277,7 @@ def _asks_for_values(function: Any) -> CaptureError:
         frame = frame.f_back
     where = "" if frame is None else f"{frame.f_code.co_filename}, line {frame.f_lineno}: "
     return CaptureError(
-        f"{where}the value of a tensor is needed here (by {function.name()}), and a compiled "
+        f"{where}the value of a tensor is needed here (by {name}), and a compiled "
         "function has to do the same whatever the values are; use torch.where in place of an `if`, "
         "return tensors in place of numbers and read them outside"
     )

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.compiling.private import is_watched
 from tinygrad_ee559.compiling.program import Program
 from tinygrad_ee559.compiling.runs import Runs
 from tinygrad_ee559.compiling.streams import as_stack, entry, joined, streams_of
-from tinygrad_ee559.private import is_batched, tree_flatten
+from tinygrad_ee559.private import is_batched, is_watched, tree_flatten
 from tinygrad_ee559.tensor import Tensor
 
 
@@ -31,17 +30,15 @@ class Compiled:
         return f"<compiled {self.__name__}, {len(self.programs)} programs>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves: Sequence[Any] = args
-        if kwargs or not all(isinstance(a, (Tensor, torch.Tensor)) for a in args):
-            leaves = tree_flatten((args, kwargs))[0]
+        leaves, structure = _flat(args, kwargs)
         if is_watched() or any(map(_is_batched, leaves)):
             return self.function(*args, **kwargs)  # a program would hide what it does
         with self._lock:
-            found = self._program(leaves)
+            found = self._program(leaves, structure)
             if found is not None:
                 program, inputs = found
                 return program.run(leaves, inputs)
-            return self._watched(args, kwargs, leaves)
+            return self._watched(args, kwargs, leaves, structure)
 
     def loop(self, *args: Any) -> Any:
         """Call the function once for each entry of the arguments' first dimension.
@@ -53,38 +50,45 @@ class Compiled:
             ValueError: the arguments are not as many.
         """
         streams = [stream.contiguous() for stream in streams_of(args, ("steps",))]
+        structure = _flat(args, {})[1]
         returned = []
         with self._lock:
             for step in range(len(streams[0])):
-                found = self._program([stream[step] for stream in streams])
-                if found is not None:
+                found = self._program([stream[step] for stream in streams], structure)
+                if found is not None and not found[0].carries:
                     program, inputs = found
                     returned.append(program.loop([s[step:] for s in streams], inputs))
                     break
-                returned.append(as_stack(self(*entry(args, step))))
+                returned.append(joined([as_stack(self(*entry(args, step)))]))  # a copy
         return joined(returned)
 
-    def _program(self, leaves: Sequence[Any]) -> tuple[Program, list[torch.Tensor]] | None:
+    def _program(
+        self, leaves: Sequence[Any], structure: Any
+    ) -> tuple[Program, list[torch.Tensor]] | None:
         """The program that may run now, and what it computes with."""
         for program in self.programs:
-            if program.conditions.hold(leaves):
-                inputs = program.inputs(leaves)
-                if inputs is not None:
-                    return program, inputs
+            inputs = program.inputs(leaves, structure)
+            if inputs is not None:
+                return program, inputs
         return None
 
-    def _watched(self, args: Any, kwargs: Any, leaves: Sequence[Any]) -> Any:
+    def _watched(self, args: Any, kwargs: Any, leaves: Sequence[Any], structure: Any) -> Any:
         """Run the function itself, and compile what it did if it did so before."""
         capture, earlier = self._runs.run(args, kwargs)
         for program in self.programs:
             if program.text == capture.text and not capture.changes:
-                program.conditions.relax(capture)
+                program.admit(capture, leaves, structure)
                 return capture.returned
         if earlier is not None:
-            program = Program(capture, leaves)
-            program.conditions.relax(earlier)
-            self.programs.insert(0, program)
+            self.programs.insert(0, Program(capture, leaves, structure))
         return capture.returned
+
+
+def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Any]:
+    """The leaves of arguments, and how these are nested, None if they are not."""
+    if kwargs or not all(isinstance(a, (Tensor, torch.Tensor)) for a in args):
+        return tree_flatten((args, kwargs))
+    return args, None
 
 
 def _is_batched(value: Any) -> bool:

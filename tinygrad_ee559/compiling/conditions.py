@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import CellType
 from typing import Any
 
 import torch
 
-from tinygrad_ee559.compiling.capture import Capture
-from tinygrad_ee559.compiling.state import SCALARS, Place, same
+from tinygrad_ee559.compiling.state import SCALARS, Place, State, same
+from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor
+
+
+def mode() -> tuple[Any, ...]:
+    """What decides over all that torch does, and may differ from call to call."""
+    return torch.is_grad_enabled(), torch.get_default_dtype()
 
 
 class Look:
@@ -19,10 +24,10 @@ class Look:
     Of anything that is no tensor, the value.
     """
 
-    __slots__ = ("shape", "strides", "dtype", "device", "needs_gradient", "value")
+    __slots__ = ("shape", "strides", "dtype", "device", "node", "value")
 
     def __init__(self, value: Any) -> None:
-        self.needs_gradient = isinstance(value, Tensor) and value.node is not None
+        self.node = value.node.__class__ if isinstance(value, Tensor) else type(None)
         raw = value._data if isinstance(value, Tensor) else value
         self.shape: torch.Size | None = None
         self.value = raw
@@ -34,7 +39,7 @@ class Look:
     def fits(self, value: Any) -> bool:
         """Whether another value looks the same."""
         if isinstance(value, Tensor):
-            if (value.node is not None) != self.needs_gradient:
+            if value.node.__class__ is not self.node:
                 return False
             value = value._data
         if self.shape is None:
@@ -49,67 +54,82 @@ class Look:
 
 
 class Conditions:
-    """The conditions of one captured run."""
+    """The conditions of a captured run: all that it found, but for the values of tensors.
 
-    def __init__(self, capture: Capture, arguments: Sequence[Any]) -> None:
-        self._capture = capture
-        self._ignored: set[Place] = set()
-        #: For which gradients being missing or not the program is right.
-        self._missing = {capture.missing}
+    Args:
+        state: what it found.
+        replaced: the places in which it left other tensors.
+        missing: the ids of the leaves that had no gradient.
+        arguments: the leaves of its arguments.
+        structure: how these were nested.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        replaced: Collection[Place],
+        missing: Collection[int],
+        arguments: Sequence[Any] = (),
+        structure: Any = None,
+    ) -> None:
+        self._mode = mode()
+        self._structure = structure
         self._arguments = [Look(a) for a in arguments]
         self._twice = _repeated(arguments)
-        self._holders = [holder for holder, _, _ in capture.state.sizes]
-        self._sizes = [size for _, size, _ in capture.state.sizes]
-        self._leaves = capture.state.leaves
-        self._watch()
-
-    def _watch(self) -> None:
-        """Prepare what is compared before each run, so that it takes few steps of Python."""
-        state = self._capture.state
-        replaced = {effect[0] for effect in self._capture.effects if isinstance(effect, tuple)}
-        watched = [
-            (place, value)
-            for place, value in [*state.values, *state.wrappers]
-            if place not in replaced and place not in self._ignored
-        ]
+        self._holders = [holder for holder, _, _ in state.sizes]
+        self._sizes = [size for _, size, _ in state.sizes]
+        # What is compared before each run is prepared, so that it takes few steps of Python.
+        given = [i for i, look in enumerate(self._arguments) if look.node is Leaf]
+        owned = {id(arguments[i].node) for i in given}
+        self._leaf_arguments = given
+        self._leaves = [leaf for leaf in state.leaves if id(leaf) not in owned]
+        leaves = [*self._leaves, *(arguments[i].node for i in given)]
+        self._missing = [id(leaf) in missing for leaf in leaves]
+        self._tensors = [tensor for _, tensor in state.wrappers]
+        self._nodes = [tensor.node for tensor in self._tensors]
+        watched = [(p, v) for p, v in [*state.values, *state.wrappers] if p not in replaced]
+        numbers = [(p, v) for p, v in watched if isinstance(p.holder, (Tensor, Leaf))]
+        watched = [(p, v) for p, v in watched if not isinstance(p.holder, (Tensor, Leaf))]
         entries = [(p, v) for p, v in watched if not isinstance(p.holder, CellType)]
         variables = [(p, v) for p, v in watched if isinstance(p.holder, CellType)]
         scalars = [(p, v) for p, v in entries if isinstance(v, SCALARS)]
         objects = [(p, v) for p, v in entries if not isinstance(v, SCALARS)]
+        self._number_places = [p for p, _ in numbers]
+        self._numbers = [v for _, v in numbers]
         self._scalar_places = [(p.holder, p.key) for p, _ in scalars]
         self._scalars = [v for _, v in scalars]
+        self._types = [type(v) for v in self._scalars]
         self._object_places = [(p.holder, p.key) for p, _ in objects]
-        self._objects = [id(v) for _, v in objects]
+        self._objects = [v for _, v in objects]
+        self._identities = [id(v) for v in self._objects]
         self._variables = [p.holder for p, _ in variables]
         self._contents = [v for _, v in variables]
 
-    def relax(self, capture: Capture) -> None:
-        """Another run did the same, so what it found differently makes no difference."""
-        self._missing.add(capture.missing)
-        values = dict(self._capture.state.values)
-        self._ignored |= {
-            place
-            for place, value in capture.state.values
-            if place in values and not same(values[place], value)
-        }
-        self._watch()
-
-    def hold(self, arguments: Sequence[Any]) -> bool:
-        """Whether the program may run."""
-        if len(arguments) != len(self._arguments):
+    def hold(self, arguments: Sequence[Any] = (), structure: Any = None) -> bool:
+        """Whether all is as it was."""
+        if len(arguments) != len(self._arguments) or mode() != self._mode:
+            return False
+        if structure != self._structure:
             return False
         for argument, look in zip(arguments, self._arguments):
             if not look.fits(argument):
                 return False
         if self._twice and _repeated(arguments) != self._twice:
             return False
-        if tuple([leaf.grad is None for leaf in self._leaves]) not in self._missing:
+        if [tensor.node for tensor in self._tensors] != self._nodes:
+            return False
+        missing = [leaf.grad is None for leaf in self._leaves]
+        missing += [arguments[i].node.grad is None for i in self._leaf_arguments]
+        if missing != self._missing:
             return False
         try:
+            scalars = [holder[key] for holder, key in self._scalar_places]
             return (
                 [*map(len, self._holders)] == self._sizes
-                and [holder[key] for holder, key in self._scalar_places] == self._scalars
-                and [id(holder[key]) for holder, key in self._object_places] == self._objects
+                and scalars == self._scalars
+                and [*map(type, scalars)] == self._types
+                and [id(holder[key]) for holder, key in self._object_places] == self._identities
+                and [place.number() for place in self._number_places] == self._numbers
                 and all(map(same, [c.cell_contents for c in self._variables], self._contents))
             )
         except (LookupError, ValueError):  # an entry, or a variable's value, is gone

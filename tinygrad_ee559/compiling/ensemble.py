@@ -16,6 +16,7 @@ import torch
 
 from tinygrad_ee559.compiling import lowering, private
 from tinygrad_ee559.compiling.capture import Capture
+from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import Artifact, artifact, native_program
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.native import Native
@@ -66,10 +67,13 @@ class Ensemble:
         with self._lock:
             for step in range(steps):
                 together = self._program([s[step, 0] for s in streams])
-                if together is not None:
+                if together is not None and together.carries:
+                    returned.append(together.loop([s[step : step + 1] for s in streams]))
+                elif together is not None:
                     returned.append(together.loop([s[step:] for s in streams]))
                     break
-                returned.append(self._one_by_one(args, step))
+                else:
+                    returned.append(self._one_by_one(args, step))
         return joined(returned)
 
     def _program(self, arguments: list[torch.Tensor]) -> _Together | None:
@@ -98,6 +102,16 @@ class _Together:
         for i, state in enumerate(self._states):
             _check_alike(first, state, i)
         positions = {place: i for i, place in enumerate(first.tensors)}
+        missing = [id(leaf) in capture.missing for leaf in capture.state.leaves]
+        self.carries = capture.carries
+        self._conditions = [
+            Conditions(
+                state,
+                {state.tensors[positions[place]] for place in capture.replaced},
+                {id(leaf) for leaf, none in zip(state.leaves, missing) if none},
+            )
+            for state in self._states
+        ]
         self.looks = [
             (t.shape, t.dtype)
             for s, t in zip(capture.sources, capture.inputs)
@@ -127,7 +141,8 @@ class _Together:
             if isinstance(effect, tuple)
         ]
         self._stacks: dict[int, torch.Tensor] = {}
-        self._views: list[tuple[Place, torch.Tensor]] = []
+        #: Where each member keeps a tensor, the tensor, and the part of a stack that it shows.
+        self._shown: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
         for i, (source, tensor) in enumerate(zip(capture.sources, capture.inputs)):
             if isinstance(source, int):
                 continue
@@ -155,9 +170,8 @@ class _Together:
         stack = self._empty_stack(first)
         for view, place, tensor in zip(self._parts(stack), places, tensors):
             assert tensor is not None
-            view.copy_(tensor)
-            place.replace(view)
-            self._views.append((place, view))
+            _show(tensor, view)
+            self._shown.append((place, tensor, view))
         self._stacks[i] = stack
 
     def _share(self, i: int, tensor: torch.Tensor, path: str) -> None:
@@ -192,7 +206,7 @@ class _Together:
     def _by_block(self, stream: torch.Tensor) -> torch.Tensor:
         """A stream of arguments with blocks and lanes in place of members."""
         if self._lanes == 1:
-            return stream
+            return stream.contiguous()
         missing = self._blocks * self._lanes - self._members
         if missing:
             stream = torch.cat([stream, stream[:, :1].expand(-1, missing, *stream.shape[2:])], 1)
@@ -202,13 +216,16 @@ class _Together:
 
     def ready(self) -> bool:
         """Whether the members are as they were; takes tensors back in that were replaced."""
-        for place, view in self._views:
+        if not all(conditions.hold() for conditions in self._conditions):
+            return False
+        for i, (place, known, view) in enumerate(self._shown):
             tensor = place.tensor()
-            if tensor is not view:
-                if tensor is None or tensor.shape != view.shape or tensor.dtype != view.dtype:
-                    return False
-                view.copy_(tensor)
-                place.replace(view)
+            if tensor is known and tensor.data_ptr() == view.data_ptr():
+                continue
+            if tensor is None or tensor.shape != view.shape or tensor.dtype != view.dtype:
+                return False
+            _show(tensor, view)
+            self._shown[i] = place, tensor, view
         return True
 
     def loop(self, streams: Sequence[torch.Tensor]) -> Any:
@@ -229,7 +246,7 @@ class _Together:
             )
         else:
             outputs = self._each(inputs, steps, moving)
-        private.increment_versions([view for _, view in self._views])
+        private.increment_versions([tensor for _, tensor, _ in self._shown])
         for places, output in zip(self._effects, outputs[self._capture.collected :]):
             for place, value in zip(places, self._parts(output)):
                 place.replace(value)
@@ -250,6 +267,13 @@ class _Together:
             torch.stack(column, 1 if i < self._capture.collected else 0)
             for i, column in enumerate(zip(*columns))
         ]
+
+
+@torch.no_grad()
+def _show(tensor: torch.Tensor, part: torch.Tensor) -> None:
+    """Make a tensor a view of its part of a stack; it stays the same object, whoever holds it."""
+    part.copy_(tensor)
+    tensor.set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
 
 
 def _check_alike(first: State, other: State, member: int) -> None:

@@ -51,8 +51,10 @@ def native_program(
         return None
     looks = [f"{t.dtype} {list(t.shape)} {t.stride()}" for t in inputs]
     name = cache.key(str(pure.graph), *looks, str(lanes))
-    found = cache.load(name)
-    if found is None:
+    program = _loaded(cache.load(name), len(inputs))
+    if program is None:
+        cache.discard(name)
+        private.require_compiler()
         with compiling(len(pure.graph.nodes)):
             kernels = _kernels(pure, inputs, lanes)
             if kernels is None or _share_memory(kernels, len(inputs)):
@@ -63,20 +65,38 @@ def native_program(
             (memory, offset, list(t.shape), t.stride(), str(t.dtype).removeprefix("torch."))
             for memory, offset, t in kernels.outputs
         ]
-        found = library, {"sizes": kernels.sizes, "outputs": outputs}
-        cache.store(name, library, text, found[1])
+        description = {"sizes": kernels.sizes, "outputs": outputs}
+        cache.store(name, library, text, description)
+        program = _loaded((library, description), len(inputs))
+    return program
+
+
+def _loaded(found: tuple[str, Any] | None, inputs: int) -> Native | None:
+    """The program of a library and its description, None if there is none or it is damaged."""
+    if found is None:
+        return None
     library, description = found
-    layouts = [
-        Layout(memory, offset, tuple(shape), tuple(strides), getattr(torch, dtype))
-        for memory, offset, shape, strides, dtype in description["outputs"]
-    ]
-    return Native(library, len(inputs), description["sizes"], layouts)
+    try:
+        layouts = [
+            Layout(memory, offset, tuple(shape), tuple(strides), getattr(torch, dtype))
+            for memory, offset, shape, strides, dtype in description["outputs"]
+        ]
+        return Native(library, inputs, description["sizes"], layouts)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def as_it_is(graph: fx.GraphModule) -> Artifact:
+    """The graph operator by operator, for empty tensors: some operators are not defined in terms of
+    simpler ones for these, and there is next to nothing to compute."""
+    return Artifact(torch.no_grad()(graph.forward))
 
 
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
     """The graph as Inductor compiles it."""
+    private.require_compiler()
     with compiling(len(graph.graph.nodes)):
-        return Artifact(private.artifact(graph, inputs))
+        return Artifact(private.artifact(lowering.with_onednn(graph, inputs), inputs))
 
 
 def _share_memory(kernels: private.Kernels, inputs: int) -> bool:

@@ -26,6 +26,10 @@ _ALONG = {
     "aten.cat.default", "aten.gather.default", "aten.scatter.src", "aten.scatter.value",
     "aten.cumsum.default",
 }  # fmt: skip
+#: Those of which all operands have to be of one size, apart from these dimensions.
+_TOGETHER = {
+    "aten.cat.default", "aten.gather.default", "aten.scatter.src", "aten.scatter.value",
+}  # fmt: skip
 _SHAPES = {
     "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.expand.default",
 }  # fmt: skip
@@ -54,6 +58,8 @@ class _Widened(fx.Interpreter):
     """Runs a graph on tensors with a dimension of lanes at the end."""
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.op == "output":
+            return fx.node.map_aggregate(super().run_node(n), _wide)
         if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -69,9 +75,11 @@ class _Widened(fx.Interpreter):
             reduction = getattr(first, target.overloadpacket.__name__)
             return reduction(list(range(rank)), **kwargs) if rank else first
         if name in _ALONG:
-            if name == "aten.cat.default":
-                first = [x.expand(*x.shape[:-1], LANES) for x in first]
-            dims, *others = rest or [0]
+            if not rank:
+                return first
+            dims, *others = rest or [0 if name == "aten.cat.default" else []]
+            if name in _TOGETHER:
+                first, *others = fx.node.map_aggregate((first, *others), _wide)
             return target(first, _counted(dims, rank), *others, **kwargs)
         if name == "aten.unsqueeze.default":
             return first.unsqueeze(rest[0] % (rank + 1))
@@ -82,6 +90,13 @@ class _Widened(fx.Interpreter):
         if name in _ALIKE or torch.Tag.pointwise in target.tags:
             return target(*args, **kwargs)  # operands are aligned at the end, where the lanes are
         raise NoLanesError(name)
+
+
+def _wide(value: Any) -> Any:
+    """A tensor that is the same for all lanes, once for each."""
+    if not isinstance(value, torch.Tensor) or value.shape[-1] == LANES:
+        return value
+    return value.expand(*value.shape[:-1], LANES)
 
 
 def _counted(dims: Any, rank: int) -> Any:

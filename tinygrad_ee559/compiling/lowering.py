@@ -14,7 +14,13 @@ import torch
 from torch import fx
 
 from tinygrad_ee559.compiling.lanes import widened
-from tinygrad_ee559.compiling.private import decompositions, force_strides, traced
+from tinygrad_ee559.compiling.private import (
+    declared_arguments,
+    decompositions,
+    force_strides,
+    onednn_linear,
+    traced,
+)
 from tinygrad_ee559.errors import CaptureError
 
 aten = torch.ops.aten
@@ -62,8 +68,7 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
     bases: dict[fx.Node, fx.Node] = {node: node for node in placeholders}
     changed = set()
     for node in graph.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        for argument, declared in zip(node.args, schema.arguments if schema else ()):
+        for argument, declared in zip(node.args, declared_arguments(node.target)):
             if declared.alias_info is None:
                 continue
             for item in argument if isinstance(argument, (list, tuple)) else [argument]:
@@ -83,6 +88,31 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
     return found
 
 
+def with_onednn(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
+    """The graph with large products done by oneDNN, whose are faster than those of MKL."""
+    linear = onednn_linear()
+    if linear is None:
+        return graph
+
+    def product(a: Any, b: Any, c: Any = None) -> Any:
+        # By rows: Inductor's way to transpose is faster than that of the operator.
+        return linear(_in_memory(a, True), b.t(), c, "none", [], "")
+
+    def multiply(a: Any, b: Any) -> Any:
+        return product(a, b) if _is_large(a, b) else NotImplemented
+
+    def add(c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+        if beta == alpha == 1 and c.ndim == 1 and _is_large(a, b):
+            return product(a, b, c)
+        return NotImplemented
+
+    return traced(graph, inputs, {aten.mm.default: multiply, aten.addmm.default: add})
+
+
+def _is_large(a: Any, b: Any) -> bool:
+    return bool(a.dtype is torch.float32 and a.is_cpu and a.numel() * b.shape[-1] > LARGE)
+
+
 def in_loops(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The graph with matrix products as sums, and taken apart as far as Inductor does."""
     return traced(graph, inputs, _table(_product))
@@ -94,7 +124,7 @@ def in_loops_over_lanes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -
 
 
 def _multiplications(node: fx.Node) -> int:
-    a, b = [n.meta["val"] for n in node.all_input_nodes][-2:]
+    a, b = [n.meta["val"] for n in node.args[-2:]]  # type: ignore[union-attr]
     return int(a.numel() * b.shape[-1])
 
 

@@ -9,7 +9,8 @@ moves on by a fixed number of bytes, which is 0 where the same memory is meant.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -166,20 +167,27 @@ class Native:
             if members:
                 member_strides[memory] = lead[0]
         n = len(step_strides)
-        failed = self._run(
-            pointers,
-            member_strides,
-            thread_strides,
-            (ctypes.c_int64 * n)(*step_strides),
-            (ctypes.c_int64 * n)(*step_strides.values()),
-            n,
-            steps,
-            1 if members is None else members,
-            threads,
-        )
-        if failed:
-            _raise_failed()
+        along = (ctypes.c_int64 * n)(*step_strides), (ctypes.c_int64 * n)(*step_strides.values()), n
+        for count in _portions(steps):
+            failed = self._run(
+                pointers, member_strides, thread_strides, *along, count, members or 1, threads
+            )
+            if failed:
+                _raise_failed()
+            for memory, stride in step_strides.items():
+                pointers[memory] += count * stride
         return outputs
+
+
+def _portions(steps: int) -> Iterator[int]:
+    """Numbers of steps that take about a tenth of a second each, so that Ctrl-C is heard."""
+    portion = 64
+    while steps:
+        portion = min(portion, steps)
+        start = time.perf_counter()
+        yield portion
+        steps -= portion
+        portion = 1 + int(portion * min(16.0, 0.1 / (time.perf_counter() - start)))
 
 
 def _stack(layout: Layout, lead: Sequence[int]) -> torch.Tensor:

@@ -49,14 +49,15 @@ class Kernels(NamedTuple):
     outputs: list[tuple[int, int, torch.Tensor]]
 
 
-def is_watched() -> bool:
-    """Whether somebody sees all operators that run here: a capture, or a tool of torch's."""
-    return _python_dispatch._get_current_dispatch_mode() is not None
-
-
 def increment_versions(tensors: Iterable[torch.Tensor]) -> None:
     """Tell who has saved these tensors that they were changed in place."""
     torch.autograd.graph.increment_version(tensors)
+
+
+def declared_arguments(operator: Any) -> Sequence[Any]:
+    """The arguments of an operator as it declares them: which it returns views of, or changes."""
+    schema = getattr(operator, "_schema", None)
+    return () if schema is None else schema.arguments
 
 
 def traced(
@@ -156,11 +157,24 @@ def kernels(graph: fx.GraphModule) -> Kernels | None:
     return Kernels(sources, calls, sizes, [(*place(o), o) for o in outputs])
 
 
+def require_compiler() -> None:
+    """Raise a `CompilerError` if there is no C++ compiler."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise CompilerError(
+            "compiling takes a C++ compiler, and none was found; install g++ (on Debian: apt "
+            "install g++), or set the environment variable CXX to the path of one"
+        ) from error
+
+
 def build(source: str) -> str:
     """Compile C++ with the options that Inductor's kernels need; the path of the library.
 
     Raises:
-        CompilerError: there is no compiler, or it does not take the source.
+        CompilerError: the compiler does not take the source.
     """
     from torch._inductor import config, exc
     from torch._inductor.codecache import CppCodeCache
@@ -168,30 +182,28 @@ def build(source: str) -> str:
     try:
         with config.patch(_OPTIONS):
             return str(CppCodeCache.load(f"{_INCLUDE}\n{source}")._name)
-    except exc.InvalidCxxCompiler as error:
-        raise no_compiler() from error
     except exc.CppCompileError as error:
         complaints = [line for line in str(error).splitlines() if "error:" in line]
         raise CompilerError(f"the C++ compiler failed: {'; '.join(complaints[:3])}") from error
 
 
+def onednn_linear() -> Any:
+    """oneDNN's x @ w.T + b as an operator, None if this torch was built without oneDNN."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    return torch.ops.mkldnn._linear_pointwise.default
+
+
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
-    """The graph compiled by Inductor, as a function of its inputs.
+    """The graph compiled by Inductor, as a function of its inputs."""
+    from torch._inductor import standalone_compile
+    from torch._inductor.fx_passes.mkldnn_fusion import _mkldnn_fusion_init
+    from torch._inductor.lowering import fallback_handler, lowerings
 
-    Raises:
-        CompilerError: there is no compiler.
-    """
-    from torch._inductor import exc, standalone_compile
-
-    try:
-        with torch.no_grad():
-            return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
-    except exc.InvalidCxxCompiler as error:
-        raise no_compiler() from error
-
-
-def no_compiler() -> CompilerError:
-    return CompilerError(
-        "compiling takes a C++ compiler, and none was found; install g++ (on Debian: apt install "
-        "g++), or set the environment variable CXX to the path of one"
-    )
+    _mkldnn_fusion_init()  # type: ignore[no-untyped-call]
+    linear = onednn_linear()
+    # Inductor takes the operator only where weights never change; as any other operator it is
+    # simply called.
+    called = {} if linear is None else {linear: fallback_handler(linear, False)}
+    with torch.no_grad(), mock.patch.dict(lowerings, called):
+        return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")

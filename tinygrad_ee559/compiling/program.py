@@ -13,11 +13,16 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling import lowering, private
-from tinygrad_ee559.compiling.capture import Capture
+from tinygrad_ee559.compiling.capture import Capture, Gradient
 from tinygrad_ee559.compiling.conditions import Conditions, Look
-from tinygrad_ee559.compiling.executable import artifact, native_program
+from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
+from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.state import Place
+from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, lift
+
+#: Of so many runs that did what a program does, the conditions are known.
+KEPT = 8
 
 
 class Program:
@@ -27,22 +32,48 @@ class Program:
         captured: the operators that ran.
         lowered: the same without changes in place but for the inputs.
         text: what tells the run from others.
+        carries: whether a step replaces what the next one begins with.
     """
 
-    def __init__(self, capture: Capture, arguments: Sequence[Any]) -> None:
-        self.conditions = Conditions(capture, arguments)
+    def __init__(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
+        self.conditions: list[Conditions] = []
+        self.admit(capture, arguments, structure)
         self.text = capture.text
         self._written = lowering.written(capture.graph, capture.inputs)
         self.captured = capture.graph
-        self.lowered = lowering.lowered(capture.graph, capture.inputs)
-        native = native_program(self.lowered, capture.inputs)
-        self._executable = native or artifact(capture.graph, capture.inputs)
+        self.lowered = capture.graph
+        self._executable: Native | Artifact
+        if all(tensor.numel() for tensor in capture.inputs):
+            self.lowered = lowering.lowered(capture.graph, capture.inputs)
+            native = native_program(self.lowered, capture.inputs)
+            self._executable = native or artifact(self.lowered, capture.inputs)
+        else:
+            self._executable = as_it_is(capture.graph)
         self._capture = capture
+        read = {id(source.holder) for source in capture.sources if isinstance(source, Place)}
+        self._renewed = [
+            effect[0].holder
+            for effect in capture.effects
+            if isinstance(effect, tuple)
+            and isinstance(effect[0].holder, Leaf)
+            and id(effect[0].holder) not in read
+        ]
         self._looks = [Look(t) for t in capture.inputs]
         self._known: list[Any] = list(capture.inputs)
+        self.carries = capture.carries
 
-    def inputs(self, arguments: Sequence[Any]) -> list[torch.Tensor] | None:
-        """The tensors to compute with, None if one of them is not what it was."""
+    def admit(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
+        """Another run did the same, so the program is right under its conditions too."""
+        conditions = Conditions(
+            capture.state, capture.replaced, capture.missing, arguments, structure
+        )
+        self.conditions.insert(0, conditions)
+        del self.conditions[KEPT:]
+
+    def inputs(self, arguments: Sequence[Any], structure: Any) -> list[torch.Tensor] | None:
+        """The tensors to compute with, None if the program may not run."""
+        if not any(c.hold(arguments, structure) for c in self.conditions):
+            return None
         found: list[torch.Tensor] = []
         for i, source in enumerate(self._capture.sources):
             if source.__class__ is int:
@@ -54,13 +85,24 @@ class Program:
                     if not self._looks[i].fits(tensor):
                         return None
                     self._known[i] = tensor
+            elif source.__class__ is Gradient:
+                tensor = arguments[source.argument].node.grad._data
+                if not self._looks[i].fits(tensor):
+                    return None
             else:
                 tensor = source
             found.append(tensor)
+        if len(set(map(id, found))) < len(found):  # inputs that were different are the same now
+            return None
+        for i, place in self._capture.shared:
+            if place.tensor() is not found[i]:
+                return None
         return found
 
     def run(self, arguments: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns; changes what it changes."""
+        for leaf in self._renewed:
+            leaf.grad = None  # so that its memory can be used again, while it is in the cache
         outputs = self._executable.run(inputs)
         self._leave(arguments, inputs, outputs)
         return self._capture.assembled(outputs)

@@ -59,9 +59,14 @@ class Place:
     def tensor(self) -> torch.Tensor | None:
         """The torch tensor that is there, None if there is none."""
         value = self.get()
-        if isinstance(value, Tensor):
-            value = value._data
+        if isinstance(value, Tensor):  # one in which gradients gather has a place of its own
+            value = None if isinstance(value.node, Leaf) else value._data
         return value if isinstance(value, torch.Tensor) else None
+
+    def number(self) -> Any:
+        """The number that is wrapped there."""
+        value = self.get()
+        return value._data if isinstance(value, Tensor) else value
 
     def put(self, value: torch.Tensor, wrapped: bool) -> None:
         """Put another tensor there, wrapped as a `Tensor` or not."""
@@ -89,6 +94,7 @@ class State:
         sizes: the dicts and lists, with their lengths and paths.
         wrappers: the places of `Tensor`s in which gradients gather, with these.
         leaves: where these gather.
+        own: so many of the first places of tensors were found without the arguments.
     """
 
     def __init__(self, function: Any, arguments: Sequence[Any] = ()) -> None:
@@ -99,6 +105,7 @@ class State:
         self.leaves: list[Leaf] = []
         self._seen: dict[int, Any] = {}
         self._object(function, getattr(function, "__name__", type(function).__name__))
+        self.own = len(self.tensors)
         for i, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
                 self._leaf(argument, f"argument {i}")
@@ -136,6 +143,8 @@ class State:
         if isinstance(value, Tensor) and isinstance(value.node, Leaf):
             self.wrappers.append((place, value))
             self._leaf(value, place.path)
+        elif isinstance(value, Tensor) and not isinstance(value._data, torch.Tensor):
+            self.values += [(place, value), (Place(value, "data", place.path), value._data)]
         elif isinstance(value, (Tensor, torch.Tensor)):
             self.tensors.append(place)
         else:
@@ -146,8 +155,13 @@ class State:
     def _leaf(self, tensor: Tensor, path: str) -> None:
         if self._is_new(tensor) and isinstance(tensor.node, Leaf):
             self.leaves.append(tensor.node)
-            self.tensors.append(Place(tensor, "data", path))
-            self.tensors.append(Place(tensor.node, "grad", f"{path}.grad"))
+            data, grad = Place(tensor, "data", path), Place(tensor.node, "grad", f"{path}.grad")
+            for place in (data, grad):
+                number = place.number()
+                if number is None or isinstance(number, torch.Tensor):
+                    self.tensors.append(place)
+                else:
+                    self.values.append((place, number))
 
     def _is_new(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -185,13 +199,16 @@ class State:
                 self._leaf(key, name)
 
     def _function(self, function: types.FunctionType, path: str) -> None:
-        if function.__module__.partition(".")[0] in ("torch", "tinygrad_ee559"):
+        package = (function.__module__ or "").partition(".")[0]
+        if package == "torch":
             return
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             try:
                 self._visit(cell.cell_contents, Place(cell, 0, name))
             except ValueError:  # the variable has no value yet
                 continue
+        if package == "tinygrad_ee559":  # keeps nothing in global variables
+            return
         for name in _global_names(function.__code__):
             if name in function.__globals__:
                 self._visit(function.__globals__[name], Place(function.__globals__, name, name))

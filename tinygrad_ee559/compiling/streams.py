@@ -31,6 +31,9 @@ def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
             f"tensors are expected whose first dimensions are those of the {' and '.join(lead)}, "
             f"the same for all; these have the shapes {[list(s.shape) for s in streams]}"
         )
+    if 0 in streams[0].shape[: len(lead)]:
+        shapes = [list(stream.shape) for stream in streams]
+        raise ValueError(f"there are no {' or '.join(lead)} in tensors of the shapes {shapes}")
     return streams
 
 

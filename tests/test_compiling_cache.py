@@ -1,0 +1,181 @@
+"""Programs on disk, and what is said where there is no compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from test_compiling_steps import Training, close, data
+
+import tinygrad_ee559 as tg
+from tinygrad_ee559 import errors
+from tinygrad_ee559.compiling import cache, executable, private
+
+SCRIPT = """
+    import sys, torch
+    import tinygrad_ee559 as tg
+    w = tg.Tensor(torch.ones(3), requires_grad=True)
+    optimizer = tg.optim.SGD([w], lr=0.25)
+
+    def step(x):
+        optimizer.zero_grad()
+        ((w * x) ** 2).sum().backward()
+        optimizer.step()
+
+    compiled = tg.compile(step)
+    for _ in range(5):
+        compiled(torch.ones(3))
+    print(compiled, *w.tolist(), "torch._inductor.compile_fx" in sys.modules)
+"""
+
+
+def run(home, script=SCRIPT, **environment):
+    """What a process prints that knows nothing of what others have compiled."""
+    home.mkdir(exist_ok=True)
+    unset = {"CXX", "XDG_CACHE_HOME"}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={
+            **{name: value for name, value in os.environ.items() if name not in unset},
+            "HOME": str(home),
+            "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor"),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    counting = tmp_path / "counting-g++"
+    counting.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexec g++ "$@"\n')
+    counting.chmod(0o755)
+    home = tmp_path / "home"
+    first = run(home, CXX=str(counting))
+    assert first.stdout == f"<compiled step, 1 programs> {'0.03125 ' * 3}True\n", first.stderr
+    kept = home / ".cache" / "tinygrad_ee559" / "compiled"
+    (folder,) = kept.iterdir()
+    names = {"program.so", "program.json", "program.cpp"}
+    assert {file.name for file in folder.iterdir()} == names
+    shutil.rmtree(home / "inductor")
+    (tmp_path / "calls").unlink()
+    second = run(home, CXX=str(counting))
+    assert second.stdout == f"<compiled step, 1 programs> {'0.03125 ' * 3}False\n", second.stderr
+    assert not (tmp_path / "calls").exists()
+    # Nor does it need a compiler.
+    assert run(home, CXX="/nonexistent").stdout == second.stdout
+
+
+@pytest.mark.parametrize("size", [4, 100])
+def test_without_a_compiler(tmp_path, size):
+    """The first runs are as always; the one that would compile says what is missing."""
+    script = f"""
+        import torch
+        import tinygrad_ee559 as tg
+        compiled = tg.compile(lambda x: (x @ x).sum())
+        print(compiled(torch.ones({size}, {size})).item(), flush=True)
+        compiled(torch.ones({size}, {size}))
+    """
+    result = run(tmp_path / "home", script, CXX="/nonexistent")
+    assert result.returncode == 1 and result.stdout == f"{size**3}.0\n"
+    last = result.stderr.splitlines()[-1]
+    assert "CompilerError: compiling takes a C++ compiler" in last
+    assert "install g++" in last and "CXX" in last
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the programs of one test are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return cache.directory()
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """A list of the sources that were compiled."""
+    found = []
+    build = private.build
+    monkeypatch.setattr(private, "build", lambda source: found.append(source) or build(source))
+    return found
+
+
+def train():
+    """A few steps, compiled, compared with eager ones."""
+    ours, theirs = Training(), Training()
+    compiled = tg.compile(ours.step)
+    for seed in range(5):
+        x, y = data(seed=seed)
+        close([compiled(x, y).data], [theirs.step(x, y).data])
+    assert len(compiled.programs) == 1
+    return compiled
+
+
+def test_equal_programs_are_compiled_once(folder, builds):
+    train()
+    train()
+    assert len(builds) == 1
+    (kept,) = folder.iterdir()
+    assert (kept / "program.cpp").read_text() == builds[0]
+
+
+@pytest.mark.parametrize("name", ["program.so", "program.json"])
+@pytest.mark.parametrize("damage", ["empty", "garbage", "missing"])
+def test_damaged_files_are_compiled_again(folder, builds, name, damage):
+    train()
+    (kept,) = folder.iterdir()
+    file = kept / name
+    if damage == "missing":
+        file.unlink()
+    else:  # in another place: a library that is in use must not change
+        file.unlink()
+        file.write_text("" if damage == "empty" else "{garbage")
+    train()
+    assert len(builds) == 2
+    train()
+    assert len(builds) == 2  # and it is whole again
+
+
+@pytest.mark.parametrize("obstacle", ["file", "read-only"])
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, builds, obstacle):
+    place = tmp_path / "place"
+    if obstacle == "file":
+        place.write_text("in the way")
+    else:
+        place.mkdir()
+        place.chmod(0o500)
+        if os.access(place, os.W_OK):
+            pytest.skip("root may write everywhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    train()
+    train()
+    assert len(builds) == 2
+
+
+def test_names_depend_on_all_that_decides():
+    names = {
+        cache.key("graph"), cache.key("graph", "looks"), cache.key("graphl", "ooks"), cache.key(),
+    }  # fmt: skip
+    assert len(names) == 4 and cache.key("graph") in names
+
+
+def test_names_depend_on_torch_and_the_processor(monkeypatch):
+    before = cache.key("graph")
+    monkeypatch.setattr(torch, "__version__", "99")
+    other = cache.key("graph")
+    monkeypatch.setattr(cache, "_processor", lambda: "flags: none")
+    assert len({before, other, cache.key("graph")}) == 3
+
+
+def test_a_compiler_that_fails_says_why(monkeypatch, folder):
+    monkeypatch.setattr(executable, "source", lambda kernels, inputs: "this is no C++")
+    with pytest.raises(errors.CompilerError, match="C\\+\\+ compiler failed: .*error"):
+        train()
+
+
+def test_progress_is_shown_on_terminals_only(folder, capfd):
+    train()
+    assert capfd.readouterr() == ("", "")

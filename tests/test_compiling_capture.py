@@ -1,0 +1,943 @@
+"""What is captured, when a program may run in its place, and what cannot be captured.
+
+All of it with programs that are interpreted, as this is not about what compilers make of them.
+"""
+
+import functools
+import inspect
+import threading
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_compiling_steps import Training, close, data, interpreted, same_training
+
+import tinygrad_ee559 as tg
+from tinygrad_ee559 import errors, nn, optim
+
+__all__ = ["interpreted"]
+pytestmark = pytest.mark.usefixtures("interpreted")
+
+
+class Pair:
+    """The same training twice, once compiled, that are fed with the same and always agree."""
+
+    def __init__(self, step=lambda training: training.step, **options):
+        self.ours, self.theirs = Training(**options), Training(**options)
+        self.compiled, self.eager = tg.compile(step(self.ours)), step(self.theirs)
+
+    def train(self, calls=4, batch=5, change=lambda training: None):
+        for seed in range(calls):
+            x, y = data(batch=batch, seed=seed)
+            close([self.compiled(x, y).data], [self.eager(x, y).data])
+            same_training(self.ours, self.theirs)
+            change(self.ours)
+            change(self.theirs)
+
+    @property
+    def programs(self):
+        return len(self.compiled.programs)
+
+
+class Holder:
+    """An object with any attributes."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def repeated(compiled, *args, times=4, **kwargs):
+    return [compiled(*args, **kwargs) for _ in range(times)]
+
+
+def values(results):
+    return [result.tolist() for result in results]
+
+
+# ------------------------------------------------------------------ when programs run
+
+
+def test_a_program_runs_once_two_runs_did_the_same():
+    pair = Pair(momentum=0.9)
+    counts = []
+    for seed in range(6):
+        x, y = data(seed=seed)
+        pair.compiled(x, y)
+        counts.append(pair.programs)
+    assert counts == [0, 0, 1, 1, 1, 1]  # the first run makes the momenta
+    assert repr(pair.compiled) == "<compiled step, 1 programs>"
+
+
+def test_the_function_itself_does_not_run_any_more():
+    calls = []
+
+    class Noting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            calls.append(function)
+            return function(*args, **(kwargs or {}))
+
+    pair = Pair()
+    pair.train()
+    x, y = data()
+    with Noting():
+        pair.compiled(x, y)
+    compiled, calls = calls, []
+    assert torch.tanh not in compiled and torch.nn.functional.linear not in compiled
+
+
+def test_the_program_and_the_function_take_turns():
+    ours, theirs = Training(momentum=0.9), Training(momentum=0.9)
+    compiled = tg.compile(ours.step)
+    for i in range(12):
+        x, y = data(seed=i)
+        (ours.step if i % 3 == 0 else compiled)(x, y)
+        theirs.step(x, y)
+        same_training(ours, theirs)
+    assert len(compiled.programs) == 1
+
+
+def test_other_shapes_and_strides_are_other_programs():
+    pair = Pair(momentum=0.9)
+    for _ in range(2):
+        for batch in (5, 7, 1):
+            pair.train(batch=batch)
+    assert pair.programs == 3
+    x, y = data(batch=10)
+    for inputs in (x[::2], x[:5].t().contiguous().t(), x[:1].expand(5, 3)):
+        for _ in range(4):
+            pair.compiled(inputs, y[:5])
+            pair.eager(inputs, y[:5])
+            same_training(pair.ours, pair.theirs)
+    assert pair.programs == 6
+
+
+def test_other_dtypes_are_other_programs():
+    compiled = tg.compile(lambda x: x * 2)
+    for dtype in (torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64):
+        x = torch.ones(3).to(dtype)
+        for result in repeated(compiled, x):
+            assert result.dtype == (x * 2).dtype and result.tolist() == (x * 2).tolist()
+    assert len(compiled.programs) == 5
+
+
+def test_empty_tensors():
+    pair = Pair()
+    x, y = data(batch=0)
+    for _ in range(4):
+        assert pair.compiled(x, y).isnan().item()
+    assert pair.programs == 1
+    compiled = tg.compile(lambda x: (x * 2, x.sum(0)))
+    assert [tuple(map(len, r)) for r in repeated(compiled, torch.ones(0, 3))] == [(0, 3)] * 4
+
+
+def test_a_model_of_another_dtype():
+    pair = Pair()
+    pair.train()
+    for training in (pair.ours, pair.theirs):
+        training.model.load_state_dict(Training(seed=3).model.state_dict())
+        training.model.to(torch.float64)
+        training.optimizer.zero_grad()
+    x, y = data(dtype=torch.float64)
+    for _ in range(4):
+        pair.compiled(x, y)
+        pair.eager(x, y)
+        same_training(pair.ours, pair.theirs)
+    assert pair.programs == 2
+
+
+def test_a_learning_rate_that_changes_takes_effect():
+    pair = Pair(momentum=0.9)
+    for lr in (0.05, 0.02, 0.05):
+        for training in (pair.ours, pair.theirs):
+            training.optimizer.param_groups[0]["lr"] = lr
+        pair.train()
+    assert pair.programs == 2
+
+
+def test_a_learning_rate_in_a_tensor_takes_effect_without_another_program():
+    ours, theirs = (Training(lr=torch.tensor(0.05), momentum=0.9) for _ in range(2))
+    compiled = tg.compile(ours.step)
+    for i in range(8):
+        x, y = data(seed=i)
+        compiled(x, y)
+        theirs.step(x, y)
+        same_training(ours, theirs)
+        for training in (ours, theirs):
+            training.optimizer.param_groups[0]["lr"].mul_(0.7)
+    assert len(compiled.programs) == 1
+
+
+def test_a_function_that_never_does_the_same_twice_is_heard_of():
+    pair = Pair()
+    with pytest.warns(UserWarning, match=r"step did something else in each of 16 calls.*alpha"):
+        for i in range(17):
+            for training in (pair.ours, pair.theirs):
+                training.optimizer.param_groups[0]["lr"] = 0.05 / (i + 1)
+            pair.train(1)
+    assert pair.programs == 0
+
+
+def no_gradients(training):
+    training.optimizer.zero_grad()
+
+
+def one_gradient_missing(training):
+    next(iter(training.model.parameters())).grad = None
+
+
+def update(training):
+    training.optimizer.step()
+
+
+def loaded(training):
+    training.model.load_state_dict(Training(seed=5).model.state_dict())
+
+
+def halved(training):
+    for parameter in training.model.parameters():
+        parameter.data = parameter.data * 0.5
+
+
+def layer_replaced(training):
+    torch.manual_seed(7)
+    training.model.layers[2] = nn.Linear(8, 2)
+
+
+def frozen(training):
+    next(iter(training.model.parameters())).requires_grad = False
+
+
+def thawed(training):
+    next(iter(training.model.parameters())).requires_grad = True
+
+
+def optimizer_reloaded(training):
+    training.optimizer.load_state_dict(training.optimizer.state_dict())
+
+
+def slower(training):
+    training.optimizer.param_groups[0]["lr"] = 0.01
+
+
+def no_momenta(training):
+    training.optimizer.momentum_buffers.clear()
+
+
+CHANGES = [
+    no_gradients, one_gradient_missing, update, loaded, halved, layer_replaced, frozen, thawed,
+    optimizer_reloaded, slower, no_momenta,
+]  # fmt: skip
+
+
+def step(training):
+    return training.step
+
+
+def accumulating(training):
+    """A step that only gathers gradients."""
+
+    def gather(x, y):
+        loss = ((training.model(x) - y) ** 2).mean()
+        loss.backward()
+        return loss
+
+    return gather
+
+
+def zeroing(training):
+    """A step that sets gradients to zero instead of forgetting them."""
+    gather = accumulating(training)
+
+    def update(x, y):
+        training.optimizer.zero_grad(set_to_none=False)
+        loss = gather(x, y)
+        training.optimizer.step()
+        return loss
+
+    return update
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("kind", [step, accumulating, zeroing], ids=lambda kind: kind.__name__)
+def test_what_happens_between_calls_is_seen(kind, change):
+    pair = Pair(kind, momentum=0.9)
+    pair.train(4)
+    pair.train(1, change=change)
+    pair.train(4)
+    assert pair.programs >= 1
+    pair.train(1, change=change)
+    pair.train(1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_changes_one_after_the_other(momentum):
+    pair = Pair(momentum=momentum)
+    for change in [*CHANGES, frozen, optimizer_reloaded, slower, thawed]:
+        pair.train(4)
+        pair.train(1, change=change)
+    pair.train(4)
+
+
+def test_gradients_and_results_that_are_kept_are_not_overwritten():
+    pair = Pair()
+    pair.train(4)
+    kept = [pair.compiled(*data()).data, *pair.ours.gradients()]
+    copies = [t.clone() for t in kept]
+    pair.compiled(*data(seed=9))
+    for tensor, copy in zip(kept, copies):
+        assert torch.equal(tensor, copy)
+
+
+def test_gradients_of_arguments():
+    def gather(x):
+        loss = (x * x).sum()
+        loss.backward()
+        return loss
+
+    compiled = tg.compile(gather)
+    for start in (1.0, 2.0):
+        x = tg.Tensor(torch.full((3,), start), requires_grad=True)
+        for calls in range(1, 5):
+            compiled(x)
+            torch.testing.assert_close(x.grad.data, 2 * calls * x.data)
+    for _ in range(4):
+        x.grad = None
+        compiled(x)
+        torch.testing.assert_close(x.grad.data, 2 * x.data)
+    assert len(compiled.programs) == 2
+    assert gather(tg.Tensor(torch.ones(3), requires_grad=True)).item() == 3
+
+
+# ------------------------------------------------------------------ what is conditioned on
+
+
+GLOBAL = 2.0
+
+
+def test_global_variables(monkeypatch):
+    compiled = tg.compile(lambda x: x * GLOBAL)
+    assert values(repeated(compiled, torch.ones(1))) == [[2]] * 4
+    monkeypatch.setitem(globals(), "GLOBAL", 3.0)
+    assert values(repeated(compiled, torch.ones(1))) == [[3]] * 4
+
+
+def test_values_are_conditions_even_if_some_made_no_difference():
+    """That runs at 1 and 2 did the same does not mean that one at 10 will."""
+    trainer = Holder(epoch=0)
+    compiled = tg.compile(lambda x: x * (2 if trainer.epoch < 10 else 3))
+    found = []
+    for trainer.epoch in range(15):
+        found.append(compiled(torch.ones(1)).item())
+    assert found == [2] * 10 + [3] * 5
+
+
+def test_numbers_of_another_type_are_others():
+    holder = Holder(factor=2)
+    compiled = tg.compile(lambda x: x * holder.factor)
+    assert {r.dtype for r in repeated(compiled, torch.arange(3))} == {torch.int64}
+    holder.factor = 2.0
+    assert {r.dtype for r in repeated(compiled, torch.arange(3))} == {torch.float32}
+
+
+def test_numbers_in_tensors():
+    w = tg.Tensor(2.0)
+    compiled = tg.compile(lambda x: (tg.Tensor(x) * w, w * w))
+    for value in (2.0, 3.0):
+        w.data = value
+        for product, square in repeated(compiled, torch.ones(1)):
+            assert isinstance(square, tg.Tensor)
+            assert (product.item(), square.item()) == (value, value**2)
+
+
+def test_objects_replaced_by_others():
+    trainer = Holder(stats=Holder(last=torch.zeros(1)))
+
+    def note(x):
+        trainer.stats.last = x * 2
+        return x
+
+    compiled = tg.compile(note)
+    for start in (1, 5):
+        old = trainer.stats
+        trainer.stats = Holder(last=torch.zeros(1))
+        before = old.last.item()
+        for i in range(start, start + 4):
+            compiled(torch.full((1,), float(i)))
+            assert trainer.stats.last.item() == 2 * i
+        assert old.last.item() == before
+
+
+@pytest.mark.parametrize("module", ["tinygrad_ee559.training", None])
+def test_variables_of_functions_of_any_module(module):
+    factor = 2.0
+
+    def function(x):
+        return x * factor
+
+    function.__module__ = module
+    compiled = tg.compile(function)
+    assert values(repeated(compiled, torch.ones(1))) == [[2]] * 4
+    factor = 3.0
+    assert values(repeated(compiled, torch.ones(1))) == [[3]] * 4
+
+
+def test_a_tensor_found_in_two_places():
+    shared = torch.ones(3)
+    one, other = [shared], [shared]
+    compiled = tg.compile(lambda x: x * one[0] + other[0])
+    assert values(repeated(compiled, torch.ones(3))) == [[2, 2, 2]] * 4
+    other[0] = torch.zeros(3)
+    assert values(repeated(compiled, torch.ones(3))) == [[1, 1, 1]] * 4
+    one[0] = other[0]
+    assert values(repeated(compiled, torch.ones(3))) == [[0, 0, 0]] * 4
+
+
+def test_a_parameter_as_an_argument():
+    weight = torch.full((3,), 2.0)
+    compiled = tg.compile(lambda w: weight * w)
+    assert values(repeated(compiled, weight)) == [[4, 4, 4]] * 4
+    assert values(repeated(compiled, torch.ones(3))) == [[2, 2, 2]] * 4
+    assert values(repeated(compiled, weight)) == [[4, 4, 4]] * 4
+
+
+def test_the_same_tensor_twice():
+    def change(a, b):
+        a.add_(1)
+        return a * b
+
+    compiled = tg.compile(change)
+    x = torch.zeros(1)
+    assert values(repeated(compiled, x, x)) == [[1], [4], [9], [16]]
+    a, b = torch.zeros(1), torch.full((1,), 2.0)
+    assert values(repeated(compiled, a, b)) == [[2], [4], [6], [8]]
+    assert compiled(x, x).tolist() == [25]
+    assert compiled(a, b).tolist() == [10]
+
+
+def test_grad_mode_is_a_condition():
+    training = Training()
+
+    def both(x):
+        return training.model(x).detach(), float(torch.is_grad_enabled())
+
+    compiled = tg.compile(both)
+    x, _ = data()
+    assert {r[1] for r in repeated(compiled, x)} == {1.0}
+    with tg.no_grad():
+        assert {r[1] for r in repeated(compiled, x)} == {0.0}
+    assert compiled(x)[1] == 1.0
+
+
+def test_arguments_that_require_gradients_are_others():
+    compiled = tg.compile(lambda x: (x * 2).detach() + float(x.requires_grad))
+    plain, leaf = tg.Tensor([1.0]), tg.Tensor([1.0], requires_grad=True)
+    for x in (plain, leaf, plain, leaf):
+        assert values(repeated(compiled, x)) == [[2.0 + x.requires_grad]] * 4
+
+
+# -------------------------------------------------------------- arguments and results
+
+
+def test_arguments_by_name_and_by_default():
+    def combine(x, *, scale=1.0, extra=None):
+        return tg.Tensor(x) * scale + (0 if extra is None else extra["b"])
+
+    compiled = tg.compile(combine)
+    x = torch.ones(2)
+    assert values(repeated(compiled, x, scale=2.0)) == [[2, 2]] * 4
+    assert values(repeated(compiled, x=x, scale=3.0)) == [[3, 3]] * 4
+    assert values(repeated(compiled, scale=4.0, x=x)) == [[4, 4]] * 4
+    assert values(repeated(compiled, x)) == [[1, 1]] * 4
+    for i in range(5):
+        assert compiled(x, extra={"b": torch.full((2,), i)}).tolist() == [1 + i] * 2
+
+
+def test_how_arguments_are_nested_matters():
+    """Though the tensors are the same, in the same order."""
+
+    def combine(given=None, *, a=None, b=None):
+        if isinstance(given, dict):
+            return given["p"] - given["q"]
+        return a - b if given is None else given[0] * given[1]
+
+    compiled = tg.compile(combine)
+    x, y = torch.full((1,), 3.0), torch.ones(1)
+    for _ in range(2):
+        assert values(repeated(compiled, {"p": x, "q": y})) == [[2]] * 4
+        assert values(repeated(compiled, {"q": x, "p": y})) == [[-2]] * 4
+        assert values(repeated(compiled, [x, y])) == [[3]] * 4
+        assert values(repeated(compiled, a=x, b=y)) == [[2]] * 4
+        assert values(repeated(compiled, b=x, a=y)) == [[-2]] * 4
+
+
+def test_results_of_any_kind():
+    state = torch.ones(2, 3)
+
+    def function(x, k):
+        t = tg.Tensor(x)
+        y = t * 2
+        return {
+            "list": [t, y, y], "none": None, "numbers": (3, k, 2.5, True), "text": "text",
+            "view": y.T, "row": y[0], "raw": y.data, "state": state, "argument": x,
+            "constant": torch.tensor([1.0, 2.0]), "ints": torch.arange(3), "bools": x > 0,
+            "scalar": x.sum(), "empty": x[:0],
+        }  # fmt: skip
+
+    compiled = tg.compile(function)
+    for i in range(6):
+        state.add_(1)
+        x = torch.full((2, 3), float(i))
+        ours, theirs = compiled(x, 5), function(x, 5)
+        assert list(ours) == list(theirs)
+        for name, their in theirs.items():
+            pairs = zip(ours[name], their) if name == "list" else [(ours[name], their)]
+            for our, expected in pairs:
+                if not isinstance(expected, (tg.Tensor, torch.Tensor)):
+                    assert type(our) is type(expected) and our == expected
+                    continue
+                assert isinstance(our, tg.Tensor) == isinstance(expected, tg.Tensor)
+                assert our.dtype == expected.dtype and our.shape == expected.shape
+                assert our.tolist() == expected.tolist()
+        assert ours["state"] is state
+    assert len(compiled.programs) == 1
+
+
+def test_arguments_of_any_kind():
+    def function(integers, flags, scalar, empty):
+        picked = torch.where(flags, integers, 0)
+        return integers + 1, ~flags, tg.Tensor(scalar) * 2, empty * 2, integers // 2, picked
+
+    args = torch.arange(4), torch.tensor([True, False] * 2), torch.tensor(3.0), torch.ones(0, 2)
+    compiled = tg.compile(function)
+    for results in repeated(compiled, *args):
+        for our, their in zip(results, function(*args), strict=True):
+            assert type(our) is type(their) and our.dtype == their.dtype
+            assert our.tolist() == their.tolist()
+    assert len(compiled.programs) == 1
+
+
+def test_functions_without_arguments_without_state_and_objects_that_can_be_called():
+    w = tg.Tensor([1.0, 2.0], requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.25)
+
+    def shrink():
+        optimizer.zero_grad()
+        (w * w).sum().backward()
+        optimizer.step()
+
+    compiled = tg.compile(shrink)
+    for i in range(1, 6):
+        assert compiled() is None
+        assert w.tolist() == [0.5**i, 2 * 0.5**i]
+
+    compiled = tg.compile(torch.sin)
+    assert values(repeated(compiled, torch.zeros(1))) == [[0]] * 4
+
+    class Trainer:
+        def __init__(self):
+            self.mean, self.count = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+
+        def note(self, x, weight):
+            self.count += 1
+            self.mean = self.mean + (x.mean() - self.mean) * weight
+
+        __call__ = note
+
+    for wrap in (lambda t: t, lambda t: t.note):
+        trainer = Trainer()
+        compiled = tg.compile(functools.partial(wrap(trainer), weight=0.5))
+        for i in range(1, 6):
+            compiled(torch.ones(2))
+            assert trainer.count.item() == i and trainer.mean.item() == 1 - 0.5**i
+        assert len(compiled.programs) == 1
+
+
+def test_an_error_of_the_function_leaves_all_in_order():
+    def function(x):
+        if len(x) == 3:
+            raise ValueError("three")
+        return x * 2
+
+    compiled = tg.compile(function)
+    for n in (5, 3, 5, 5, 3, 5):
+        if n == 3:
+            with pytest.raises(ValueError, match="three"):
+                compiled(torch.ones(n))
+        else:
+            assert compiled(torch.ones(n)).tolist() == [2] * n
+    assert len(compiled.programs) == 1
+
+
+# ------------------------------------------------------------ what functions may contain
+
+
+def penalized(training):
+    """The gradient with respect to the inputs is part of the loss."""
+
+    def update(x, y):
+        training.optimizer.zero_grad()
+        inputs = tg.Tensor(x, requires_grad=True)
+        outputs = training.model(inputs)
+        (gradient,) = tg.grad(outputs.sum(), [inputs], create_graph=True)
+        loss = ((outputs - y) ** 2).mean() + (gradient**2).mean()
+        loss.backward()
+        training.optimizer.step()
+        return loss
+
+    return update
+
+
+def transformed(training):
+    """vmap and jacobians inside."""
+
+    def update(x, y):
+        training.optimizer.zero_grad()
+        jacobian = tg.func.jacrev(training.model)(tg.Tensor(x[0]))
+        outputs = tg.func.vmap(training.model)(tg.Tensor(x))
+        loss = ((outputs - y) ** 2).mean() + (jacobian**2).mean()
+        loss.backward()
+        training.optimizer.step()
+        return loss
+
+    return update
+
+
+def checkpointed(training):
+    """What the model computes is computed again on the way back."""
+
+    def update(x, y):
+        training.optimizer.zero_grad()
+        loss = ((tg.checkpoint(training.model, x) - y) ** 2).mean()
+        loss.backward()
+        training.optimizer.step()
+        return loss
+
+    return update
+
+
+def in_another(training):
+    """A compiled function calls a compiled function."""
+    inner = tg.compile(training.step)
+    return lambda x, y: inner(x, y).detach() * 2
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        penalized, in_another, transformed, checkpointed,
+    ],
+    ids=lambda kind: kind.__name__,
+)  # fmt: skip
+def test_functions_of_gradients_batches_and_compiled_functions(kind):
+    pair = Pair(kind, momentum=0.9)
+    pair.train(6)
+    assert pair.programs == 1
+
+
+def test_vmap_over_a_compiled_function():
+    compiled = tg.compile(lambda x: torch.tanh(x) * 2)
+    x = torch.randn(4, 3)
+    repeated(compiled, x[0])
+    torch.testing.assert_close(tg.func.vmap(compiled)(tg.Tensor(x)).data, torch.tanh(x) * 2)
+    torch.testing.assert_close(torch.func.vmap(compiled)(x), torch.tanh(x) * 2)
+
+
+def test_threads_take_turns():
+    training = Training(lr=0.0)
+    compiled = tg.compile(training.step)
+    x, y = data(40)
+    expected = [training.step(x[i], y[i]).item() for i in range(40)]
+    found = {}
+
+    def work(k):
+        found[k] = [compiled(x[i], y[i]).item() for i in range(40)]
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(found) == [0, 1, 2]
+    for losses in found.values():
+        assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def batch_normalized():
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
+    model = tg.from_torch(torch.nn.Sequential(*layers))
+    optimizer = optim.SGD(model.parameters(), lr=0.05)
+
+    def update(x, y):
+        optimizer.zero_grad()
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return model, update
+
+
+def check_running_statistics():
+    (ours, step), (theirs, eager) = batch_normalized(), batch_normalized()
+    compiled = tg.compile(step)
+    for i in range(16):
+        x, y = data(seed=i)
+        close([compiled(x, y).data], [eager(x, y).data])
+        close([p.data for p in ours.parameters()], [p.data for p in theirs.parameters()])
+        close([*ours.module.buffers()][:2], [*theirs.module.buffers()][:2])
+        assert ours.module[1].num_batches_tracked == theirs.module[1].num_batches_tracked
+        if i in (5, 10):
+            for model in (ours, theirs):
+                model.train(i == 10)
+    return len(compiled.programs)
+
+
+def test_running_statistics():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_running_statistics()
+
+
+def test_batch_normalization_is_compiled():
+    assert check_running_statistics() == 2
+
+
+def test_dropout_is_random_in_every_call_and_repeats_with_the_seed():
+    compiled = tg.compile(lambda x: F.dropout(tg.Tensor(x), 0.25))
+    x = torch.ones(4000)
+    results = repeated(compiled, x, times=8)
+    assert len(compiled.programs) == 1
+    for one, other in zip(results, results[1:]):
+        assert not torch.equal(one.data, other.data)
+    for result in results:
+        assert result.unique().tolist() == pytest.approx([0, 4 / 3])
+        assert (result.data == 0).double().mean().item() == pytest.approx(0.25, abs=0.04)
+    torch.manual_seed(4)
+    once = compiled(x)
+    torch.manual_seed(4)
+    assert torch.equal(compiled(x).data, once.data)
+
+
+def test_modules_that_are_evaluated_between_calls():
+    model = tg.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 50), torch.nn.Dropout(0.5)))
+    compiled = tg.compile(lambda x: model(x).detach())
+    x, _ = data()
+    for _ in range(2):
+        model.train()
+        for result in repeated(compiled, x):
+            assert 0.3 < (result.data == 0).double().mean() < 0.7
+        model.eval()
+        for result in repeated(compiled, x):
+            torch.testing.assert_close(result.data, model(x).data)
+    assert len(compiled.programs) == 2
+
+
+def test_indices_that_are_integers():
+    """Unlike masks, they do not make shapes that depend on values."""
+    rows, wanted = torch.randn(6, 3), torch.tensor([4, 0, 4])
+    compiled = tg.compile(lambda i: (rows[i], tg.Tensor(rows)[i, :2], rows[:, i % 3]))
+    for result in repeated(compiled, wanted):
+        expected = rows[wanted], rows[wanted, :2], rows[:, [1, 0, 1]]
+        assert values(result) == values(expected)
+    assert len(compiled.programs) == 1
+
+
+# ------------------------------------------------------------------ what is an error
+
+
+def if_positive(x):
+    if tg.Tensor(x).sum() > 0:
+        return x
+    return x * 2
+
+
+def item(x):
+    return x * tg.Tensor(x).sum().item()
+
+
+def item_of_torchs(x):
+    return x * x.sum().item()
+
+
+def as_float(x):
+    return x * float(tg.Tensor(x).sum())
+
+
+def printed(x):
+    print(tg.Tensor(x))
+    return x
+
+
+def formatted(x):
+    return {f"{x}": x}
+
+
+def as_list(x):
+    return x * tg.Tensor(x).tolist()[0]
+
+
+def as_numpy(x):
+    return x * tg.Tensor(x).numpy()[0]
+
+
+def masked(x):
+    return tg.Tensor(x)[tg.Tensor(x) > 0]
+
+
+def masked_torchs(x):
+    return x[x > 0]
+
+
+def nonzero(x):
+    return torch.nonzero(tg.Tensor(x))
+
+
+def equal(x):
+    return x if torch.equal(x, x * 2) else x * 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        if_positive, item, item_of_torchs, as_float, printed, formatted, as_list, as_numpy, masked,
+        masked_torchs, nonzero, equal,
+    ],
+    ids=lambda function: function.__name__,
+)  # fmt: skip
+def test_what_depends_on_values_is_an_error_that_names_the_line(function, capsys):
+    lines, start = inspect.getsourcelines(function)
+    with pytest.raises(errors.CaptureError) as caught:
+        tg.compile(function)(torch.ones(3))
+    where = f"{__file__}, line {start + 1}: the value of a tensor is needed here"
+    assert where in str(caught.value) and "torch.where" in str(caught.value)
+    assert capsys.readouterr().out == ""
+    assert len(lines) > 1
+
+
+def test_errors_at_lines_in_functions_that_the_function_calls():
+    def outer(x):
+        return if_positive(x * 2)
+
+    start = inspect.getsourcelines(if_positive)[1]
+    with pytest.raises(errors.CaptureError, match=f"line {start + 1}: "):
+        tg.compile(outer)(torch.ones(3))
+
+
+def counter():
+    count = 0
+
+    def function(x):
+        nonlocal count
+        count += 1
+        return x * 2
+
+    return function, r"function changes more than tensors.*count \(\d+, then \d+\)"
+
+
+def appending():
+    losses = []
+
+    def function(x):
+        losses.append(x * 2)
+        return x * 2
+
+    return function, r"losses \(\d+ entries, then \d+\)"
+
+
+def attribute():
+    trainer = Holder(steps=0)
+
+    def function(x):
+        trainer.steps += 1
+        return x * 2
+
+    return function, r"trainer\.steps \(\d+, then \d+\)"
+
+
+def entries():
+    seen = {}
+
+    def function(x):
+        seen[len(seen)] = 1
+        return x * 2
+
+    return function, "seen .*entries"
+
+
+def another_object():
+    trainer = Holder(last=None)
+
+    def function(x):
+        trainer.last = Holder()
+        return x * 2
+
+    return function, r"trainer\.last \(another Holder\)"
+
+
+@pytest.mark.parametrize("case", [counter, appending, attribute, entries, another_object])
+def test_side_effects_are_errors_that_name_them(case):
+    function, message = case()
+    compiled = tg.compile(function)
+    calls = []
+    with pytest.raises(errors.CaptureError, match=message):
+        while len(calls) < 10:
+            calls.append(compiled(torch.ones(1)).item())
+    assert calls == [2] * len(calls) and len(calls) < 4
+
+
+def test_gradients_of_numbers_are_side_effects():
+    w = tg.Tensor(3.0, requires_grad=True)
+
+    def function():
+        loss = w * w
+        loss.backward()
+        return loss
+
+    compiled = tg.compile(function)
+    with pytest.raises(errors.CaptureError, match=r"w\.grad \(\d+"):
+        for calls in range(1, 10):
+            assert compiled().item() == 9 and w.grad.item() == 6 * calls
+
+
+def test_side_effects_that_end_are_none():
+    trainer = Holder()
+
+    def function(x):
+        if not hasattr(trainer, "weight"):
+            trainer.weight = torch.full_like(x, 2.0)
+        return x * trainer.weight
+
+    compiled = tg.compile(function)
+    assert values(repeated(compiled, torch.ones(1), times=5)) == [[2]] * 5
+    assert len(compiled.programs) == 1
+
+
+def test_results_with_a_history_are_errors():
+    training = Training()
+    x, _ = data()
+    with pytest.raises(errors.CaptureError, match="history"):
+        tg.compile(training.model)(x)
+    assert tg.compile(lambda x: training.model(x).detach())(x).shape == (5, 2)
+    with tg.no_grad():
+        assert tg.compile(training.model)(x).shape == (5, 2)
+
+
+@pytest.mark.parametrize("result", [Holder(), {1, 2}, torch.nn.Linear(1, 1)])
+def test_results_that_are_no_tensors_are_errors(result):
+    with pytest.raises(errors.CaptureError, match=f"returned a {type(result).__name__}"):
+        tg.compile(lambda x: result)(torch.ones(1))
+
+
+def test_memory_that_is_reached_in_two_ways_is_an_error():
+    base = torch.zeros(6)
+    view = base[:3]
+
+    def function(x):
+        view.add_(x)
+        return base.sum()
+
+    compiled = tg.compile(function)
+    with pytest.raises(errors.CaptureError, match=r"\[3\] is changed.*another one, of shape \[6\]"):
+        repeated(compiled, torch.ones(3))

@@ -1,0 +1,346 @@
+"""Ensembles train their members as if each were trained alone."""
+
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_compiling_steps import Training, close, data, interpreted, own_cache, same_training
+
+import tinygrad_ee559 as tg
+from tinygrad_ee559 import errors, nn
+from tinygrad_ee559.compiling.executable import Artifact
+from tinygrad_ee559.compiling.lanes import LANES
+from tinygrad_ee559.compiling.native import Native
+
+__all__ = ["interpreted", "own_cache"]
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+class Ensembles:
+    """The same members twice: in an ensemble, and each alone."""
+
+    def __init__(self, *members):
+        self.ours, self.theirs = [make() for make in members], [make() for make in members]
+        self.ensemble = tg.ensemble([training.step for training in self.ours])
+
+    @classmethod
+    def of(cls, count, *layers, **options):
+        """Members that differ in their seeds."""
+        return cls(*(lambda s=s: Training(*layers, seed=s, **options) for s in range(count)))
+
+    def compare(self, x, y, rows, factor=3.0):
+        """Train the others too, and compare."""
+        for i, row in enumerate(rows):
+            for j, training in enumerate(self.theirs):
+                loss = training.step(x[i, j], y[i, j]).detach().data
+                close([row[j]], [loss], factor)
+        for one, other in zip(self.ours, self.theirs, strict=True):
+            same_training(one, other, factor)
+
+    def loop(self, x, y):
+        losses = self.ensemble.loop(x, y)
+        assert losses.shape == x.shape[:2] and isinstance(losses, tg.Tensor)
+        self.compare(x, y, losses.data)
+
+    def step(self, calls=4, batch=5):
+        for seed in range(calls):
+            x, y = data(1, len(self.ours), batch=batch, seed=seed)
+            losses = self.ensemble(x[0], y[0])
+            assert losses.shape == (len(self.ours),)
+            self.compare(x, y, losses.data[None])
+
+    def both(self, member, change):
+        change(self.ours[member])
+        change(self.theirs[member])
+
+    @property
+    def together(self):
+        (together,) = self.ensemble._together
+        return together
+
+
+@pytest.mark.parametrize("members", [1, 5, 16, 17, 64])
+def test_members_side_by_side(members):
+    """All numbers of members run the same program."""
+    pair = Ensembles.of(members, momentum=0.9)
+    for length, seed in ((5, 1), (1, 2), (2, 3)):
+        pair.loop(*data(length, members, batch=1, seed=seed))
+    assert pair.together._lanes == LANES and isinstance(pair.together._executable, Native)
+    assert len(pair.ensemble) == members
+
+
+@pytest.mark.parametrize("members", [1, 5])
+def test_members_one_after_the_other(members):
+    """Which is how those run that would not fit into the cache together."""
+    hidden = lambda: nn.Linear(3, 64), nn.Tanh, lambda: nn.Linear(64, 2)  # noqa: E731
+    pair = Ensembles.of(members, *hidden)
+    for length, seed in ((5, 1), (1, 2), (2, 3)):
+        pair.loop(*data(length, members, batch=100, seed=seed))
+    assert pair.together._lanes == 1 and isinstance(pair.together._executable, Native)
+
+
+def test_double_precision():
+    pair = Ensembles.of(3, momentum=0.9, nesterov=True, dtype=torch.float64)
+    pair.loop(*data(6, 3, batch=2, dtype=torch.float64))
+    assert pair.together._lanes == LANES and isinstance(pair.together._executable, Native)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [8, 200])
+def test_cross_entropy(hidden):
+    layers = lambda: nn.Linear(3, hidden), nn.ReLU, lambda: nn.Linear(hidden, 2)  # noqa: E731
+    pair = Ensembles.of(5, *layers, loss=nn.CrossEntropyLoss(), momentum=0.9)
+    x, _ = data(8, 5, batch=20)
+    pair.loop(x, torch.randint(2, (8, 5, 20), generator=torch.Generator().manual_seed(1)))
+    assert pair.together._lanes == (LANES if hidden == 8 else 1)
+
+
+def test_cross_entropy_interpreted(interpreted):
+    layers = lambda: nn.Linear(3, 8), nn.ReLU, lambda: nn.Linear(8, 4)  # noqa: E731
+    pair = Ensembles.of(3, *layers, loss=nn.CrossEntropyLoss())
+    x, _ = data(6, 3)
+    pair.loop(x, torch.randint(4, (6, 3, 5)))
+    assert pair.together._lanes == LANES
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_learning_rates_of_members_in_tensors(batch):
+    rates = 0.1, 0.03, 0.01
+    pair = Ensembles(
+        *(
+            lambda s=s, lr=lr: Training(seed=s, lr=torch.tensor(lr), momentum=0.9)
+            for s, lr in enumerate(rates)
+        )
+    )
+    pair.loop(*data(6, 3, batch=batch))
+    pair.both(1, lambda training: training.optimizer.param_groups[0]["lr"].mul_(0.1))
+    pair.loop(*data(3, 3, batch=batch))
+    assert len(pair.ensemble._together) == 1
+
+
+def test_large_products_take_the_ordinary_path():
+    layers = lambda: nn.Linear(3, 400), nn.Tanh, lambda: nn.Linear(400, 2)  # noqa: E731
+    pair = Ensembles.of(2, *layers)
+    pair.loop(*data(5, 2, batch=300))
+    pair.loop(*data(2, 2, batch=300))
+    assert isinstance(pair.together._executable, Artifact)
+
+
+def test_threads_do_not_change_the_numbers():
+    def losses(threads):
+        torch.set_num_threads(threads)
+        try:
+            pair = Ensembles.of(40, momentum=0.9)
+            return [pair.ensemble.loop(*data(n, 40, batch=1, seed=n)).data for n in (4, 30)]
+        finally:
+            torch.set_num_threads(1)
+
+    for one, two in zip(losses(1), losses(2), strict=True):
+        assert torch.equal(one, two)
+
+
+# ---------------------------------------------------------------- members are models
+
+
+def test_members_are_used_between_steps(interpreted):
+    pair = Ensembles.of(5, momentum=0.9)
+    x, y = data()
+
+    def evaluated(training):
+        with tg.no_grad():
+            return training.model(x).data
+
+    pair.step()
+    changes = {
+        "trained alone": lambda t: t.step(x, y),
+        "loaded": lambda t: t.model.load_state_dict(Training(seed=9).model.state_dict()),
+        "halved": lambda t: [setattr(p, "data", p.data * 0.5) for p in t.model.parameters()],
+        "no gradients": lambda t: t.optimizer.zero_grad(),
+        "optimizer loaded": lambda t: t.optimizer.load_state_dict(t.optimizer.state_dict()),
+    }
+    for member, change in enumerate(changes.values()):
+        pair.both(member, change)
+        for one, other in zip(pair.ours, pair.theirs):
+            close([evaluated(one)], [evaluated(other)], 3)
+        pair.step(5)
+
+
+def test_settings_changed_for_all_members_take_effect(interpreted):
+    pair = Ensembles.of(3)
+    pair.step()
+    for training in (*pair.ours, *pair.theirs):
+        training.optimizer.param_groups[0]["lr"] = 0.01
+    pair.step(6)
+    assert len(pair.ensemble._together) == 2
+
+
+def test_settings_changed_for_one_member_are_an_error(interpreted):
+    pair = Ensembles.of(3)
+    pair.step()
+    pair.ours[2].optimizer.param_groups[0]["lr"] = 0.01
+    with pytest.raises(errors.CaptureError, match=r"'lr'\] is 0\.01 in member 2, and 0\.05"):
+        pair.ensemble.loop(*data(4, 3))
+
+
+def test_saved_values_that_an_ensemble_changed_are_noticed():
+    pair = Ensembles.of(2, momentum=0.9)
+    pair.step(batch=1)
+    assert isinstance(pair.together._executable, Native)  # which torch does not see
+    x, y = data()
+    loss = ((pair.ours[1].model(x) - y) ** 2).mean()
+    pair.step(1, batch=1)
+    with pytest.raises(errors.ChangedInPlaceError, match="weight"):
+        loss.backward()
+
+
+def test_tensors_that_members_only_read_may_be_shared(interpreted):
+    scale = torch.tensor(3.0)
+
+    def member(start):
+        total = torch.full((2,), start)
+
+        def step(x):
+            total.add_(x * scale)
+            return total * 1
+
+        return total, step
+
+    totals, steps = zip(*map(member, (0.0, 1.0)))
+    ensemble = tg.ensemble(steps)
+    for n in range(1, 6):
+        assert ensemble(torch.ones(2, 2)).tolist() == [[3 * n] * 2, [3 * n + 1] * 2]
+    assert [t.tolist() for t in totals] == [[15, 15], [16, 16]]
+
+
+def test_state_that_every_step_replaces(interpreted):
+    def member(start):
+        state = {"h": torch.full((3,), start)}
+
+        def step(x):
+            state["h"] = torch.tanh(state["h"] * 0.5 + x)
+            return state["h"]
+
+        return state, step
+
+    ours, theirs = ([member(float(i)) for i in range(3)] for _ in range(2))
+    ensemble = tg.ensemble([step for _, step in ours])
+    for seed in range(2):
+        x = torch.randn(7, 3, 3, generator=torch.Generator().manual_seed(seed))
+        found = ensemble.loop(x)
+        for j, (state, step) in enumerate(theirs):
+            close([found[:, j]], [torch.stack([step(x[i, j]) for i in range(7)])])
+            close([ours[j][0]["h"]], [state["h"]])
+    assert ensemble._together
+
+
+def test_dropout_differs_between_members(monkeypatch, interpreted):
+    monkeypatch.setattr(
+        importlib.import_module("tinygrad_ee559.compiling.ensemble"), "CACHE", 2**20
+    )
+    model = nn.Linear(3, 50)
+
+    def member():
+        return lambda x: F.dropout(model(x), 0.5).detach()
+
+    ensemble = tg.ensemble([member(), member()])
+    found = ensemble.loop(torch.ones(8, 2, 3)).data
+    assert ensemble._together and not torch.equal(found[-1, 0], found[-1, 1])
+    assert 0.35 < (found == 0).double().mean() < 0.65
+
+
+def test_results_in_any_structure(interpreted):
+    def member(factor):
+        weight = torch.tensor(factor)
+        return lambda x: {"a": [tg.Tensor(x) * weight], "b": (x.sum(), None, 3), "c": x[0] * 0}
+
+    factors = 2.0, 3.0, 4.0
+    ensemble = tg.ensemble([member(f) for f in factors])
+    x = torch.randn(5, 3, 4)
+    for _ in range(2):
+        found = ensemble.loop(x)
+        assert found["b"][1:] == (None, 3)
+        close([found["a"][0].data], [x * torch.tensor(factors)[:, None]])
+        close([found["b"][0]], [x.sum(2)])
+        assert found["c"].shape == (5, 3)
+
+
+def test_results_that_are_the_same_for_all(interpreted):
+    def member(factor):
+        weight = torch.tensor(factor)
+        return lambda x: (x * weight, torch.tensor([1.0, 2.0]), torch.zeros(()))
+
+    ensemble = tg.ensemble([member(f) for f in (1.0, 2.0)])
+    for _ in range(2):
+        _, constant, zero = ensemble.loop(torch.ones(4, 2, 3))
+        assert constant.tolist() == [[[1, 2]] * 2] * 4 and zero.tolist() == [[0, 0]] * 4
+
+
+# ------------------------------------------------------------------------ errors
+
+
+def test_learning_rates_that_are_numbers_have_to_be_the_same(interpreted):
+    ensemble = tg.ensemble([Training(lr=lr).step for lr in (0.1, 0.1, 0.2)])
+    with pytest.raises(
+        errors.CaptureError, match=r"'lr'\] is 0\.2 in member 2, and 0\.1 in .*torch\.tensor\(0\.2"
+    ):
+        ensemble.loop(*data(4, 3))
+
+
+def test_members_may_not_share_what_they_change(interpreted):
+    training = Training()
+    ensemble = tg.ensemble([training.step, training.step])
+    with pytest.raises(errors.CaptureError, match=r"share .*weight, of shape \[8, 3\]"):
+        ensemble.loop(*data(4, 2))
+
+
+@pytest.mark.parametrize("layers", [(3, 9, 2), (3, 8, 8, 2)])
+def test_members_have_to_be_alike(interpreted, layers):
+    linear = [lambda a=a, b=b: nn.Linear(a, b) for a, b in zip(layers, layers[1:])]
+    ensemble = tg.ensemble([Training().step, Training(linear[0], nn.Tanh, *linear[1:]).step])
+    with pytest.raises(errors.CaptureError, match="out_features is [89] in member 1, and [82] in"):
+        ensemble.loop(*data(4, 2))
+
+
+def test_shapes_and_numbers_of_tensors_have_to_be_alike(interpreted):
+    def member(*tensors):
+        return lambda x: sum((t.sum() for t in tensors), x)
+
+    for others in ([torch.ones(3)], [torch.ones(2), torch.ones(2)]):
+        ensemble = tg.ensemble([member(torch.ones(2)), member(*others)])
+        with pytest.raises(errors.CaptureError, match="have to be alike"):
+            ensemble.loop(torch.ones(4, 2))
+
+
+def test_values_and_side_effects_are_errors_here_too(interpreted):
+    with pytest.raises(errors.CaptureError, match="value of a tensor"):
+        tg.ensemble([lambda x: x * x.sum().item()])(torch.ones(1, 2))
+    seen = []
+
+    def step(x):
+        seen.append(1)
+        return x
+
+    ensemble = tg.ensemble([step, step])
+    with pytest.raises(errors.CaptureError, match="seen .*entries"):
+        ensemble.loop(torch.ones(9, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((4, 2, 5, 3), (4, 2, 5, 2)), "there are 3"),
+        (((4, 3, 5, 3), (4, 2, 5, 2)), "the same for all"),
+        (((0, 3, 5, 3), (0, 3, 5, 2)), "no steps"),
+        (((4,), (4,)), "first dimensions"),
+    ],
+)
+def test_arguments_without_members(shapes, message):
+    pair = Ensembles.of(3)
+    with pytest.raises(ValueError, match=message):
+        pair.ensemble.loop(*map(torch.ones, shapes))
+
+
+def test_an_ensemble_of_nothing():
+    with pytest.raises(ValueError, match="at least one"):
+        tg.ensemble([])

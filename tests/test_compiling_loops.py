@@ -1,0 +1,161 @@
+"""Loops are calls one by one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_compiling_steps import Training, close, data, interpreted, own_cache, same_training
+
+import tinygrad_ee559 as tg
+from tinygrad_ee559.compiling.executable import Artifact
+from tinygrad_ee559.compiling.native import Native
+
+__all__ = ["interpreted", "own_cache"]
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def one_by_one(step, *streams):
+    """Stacked results of calls, each copied before the next one may change it."""
+    return torch.stack([step(*part).detach().data.clone() for part in zip(*streams)])
+
+
+def check(lengths, **options):
+    """Loops of these lengths do what calls do; the compiled function."""
+    ours, theirs = Training(momentum=0.9, **options), Training(momentum=0.9, **options)
+    compiled = tg.compile(ours.step)
+    for seed, length in enumerate(lengths):
+        x, y = data(length, seed=seed, dtype=options.get("dtype", torch.float32))
+        losses = compiled.loop(x, y)
+        assert isinstance(losses, tg.Tensor)
+        close([losses.data], [one_by_one(theirs.step, x, y)])
+        same_training(ours, theirs)
+        if seed % 2:
+            close([compiled(x[0], y[0]).data], [theirs.step(x[0], y[0]).data])
+            same_training(ours, theirs)
+    assert len(compiled.programs) == 1
+    return compiled
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_loops_are_calls_one_by_one(dtype):
+    compiled = check([7, 1, 20, 2], dtype=dtype)
+    assert isinstance(compiled.programs[0]._executable, Native)
+
+
+def test_loops_that_begin_with_single_steps(interpreted):
+    check([1, 1, 1, 1, 3, 1])
+
+
+def test_loops_of_the_ordinary_path():
+    """Random numbers are not in native programs."""
+    training = Training(lr=0.0)
+
+    def step(x):
+        training.optimizer.zero_grad()
+        noisy = F.dropout(training.model(x), 0.5)
+        noisy.sum().backward()
+        training.optimizer.step()
+        return {"noisy": noisy.detach(), "none": None, "sum": x.sum()}
+
+    compiled = tg.compile(step)
+    x, _ = data(30)
+    found = compiled.loop(x)
+    assert isinstance(compiled.programs[0]._executable, Artifact)
+    outputs = torch.stack([training.model(part).detach().data for part in x])
+    dropped = found["noisy"].data == 0
+    torch.testing.assert_close(found["noisy"].data, outputs * 2 * ~dropped)
+    assert 0.4 < dropped.double().mean() < 0.6 and len(dropped.flatten(1).unique(dim=0)) == 30
+    close([found["sum"]], [x.sum((1, 2))])
+    assert found["none"] is None
+
+
+def test_results_in_any_structure(interpreted):
+    def step(x, y):
+        return {"a": [x + y, tg.Tensor(x)], "b": (x.sum(), 3, None)}
+
+    compiled = tg.compile(step)
+    x, y = torch.randn(6, 2), torch.randn(6, 2)
+    for _ in range(2):
+        found = compiled.loop(x, y)
+        assert torch.equal(found["a"][0], x + y) and torch.equal(found["b"][0], x.sum(1))
+        assert isinstance(found["a"][1], tg.Tensor) and torch.equal(found["a"][1].data, x)
+        assert found["b"][1:] == (3, None)
+
+
+def test_arguments_of_any_layout(interpreted):
+    ours, theirs = Training(), Training()
+    compiled = tg.compile(ours.step)
+    x, y = data(6)
+    for strange in (x.transpose(1, 2).contiguous().transpose(1, 2), x[:1].expand(6, 5, 3), x[::2]):
+        compiled.loop(tg.Tensor(strange), y[: len(strange)])
+        one_by_one(theirs.step, strange, y)
+        same_training(ours, theirs)
+
+
+def test_state_that_every_step_replaces(interpreted):
+    def recurrence():
+        state = {"h": torch.zeros(3)}
+
+        def step(x):
+            state["h"] = torch.tanh(state["h"] * 0.5 + x)
+            return state["h"]
+
+        return state, step
+
+    (ours, step), (theirs, eager) = recurrence(), recurrence()
+    compiled = tg.compile(step)
+    for seed in range(3):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+        close([compiled.loop(x)], [one_by_one(eager, x)])
+        close([ours["h"]], [theirs["h"]])
+    assert compiled.programs
+
+
+def test_state_that_every_step_changes_and_returns(interpreted):
+    """Each result is what it was in its step."""
+    state = torch.zeros(3)
+
+    def step(x):
+        return state.add_(x)
+
+    compiled = tg.compile(step)
+    x = torch.randn(8, 3)
+    close([compiled.loop(x)], [x.cumsum(0)], 10)
+
+
+def test_gradients_that_gather(interpreted):
+    ours, theirs = Training(), Training()
+
+    def gather(training):
+        def step(x, y):
+            loss = ((training.model(x) - y) ** 2).mean()
+            loss.backward()
+            return loss
+
+        return step
+
+    compiled, eager = tg.compile(gather(ours)), gather(theirs)
+    x, y = data(9)
+    compiled.loop(x, y)
+    one_by_one(eager, x, y)
+    same_training(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.ones(2, 5), torch.ones(3, 5)), r"the same for all.*\[2, 5\], \[3, 5\]"),
+        ((torch.ones(2), torch.tensor(1.0)), "first dimensions"),
+        ((), "first dimensions"),
+        ((torch.ones(0, 5),), r"no steps.*\[0, 5\]"),
+    ],
+)
+def test_arguments_that_are_no_streams(arguments, message):
+    compiled = tg.compile(lambda *args: args[0] * 2)
+    with pytest.raises(ValueError, match=message):
+        compiled.loop(*arguments)
+
+
+def test_an_error_on_the_way(interpreted):
+    compiled = tg.compile(lambda x: x * x.sum().item())
+    with pytest.raises(tg.errors.CaptureError):
+        compiled.loop(torch.ones(3, 2))
