@@ -66,7 +66,7 @@ def test_members_side_by_side(members):
     pair = Ensembles.of(members, momentum=0.9)
     for length, seed in ((5, 1), (1, 2), (2, 3)):
         pair.loop(*data(length, members, batch=1, seed=seed))
-    assert pair.together._lanes == LANES and isinstance(pair.together._executable, Native)
+    assert pair.together._layout.lanes == LANES and isinstance(pair.together._executable, Native)
     assert len(pair.ensemble) == members
 
 
@@ -77,13 +77,13 @@ def test_members_one_after_the_other(members):
     pair = Ensembles.of(members, *hidden)
     for length, seed in ((5, 1), (1, 2), (2, 3)):
         pair.loop(*data(length, members, batch=100, seed=seed))
-    assert pair.together._lanes == 1 and isinstance(pair.together._executable, Native)
+    assert pair.together._layout.lanes == 1 and isinstance(pair.together._executable, Native)
 
 
 def test_double_precision():
     pair = Ensembles.of(3, momentum=0.9, nesterov=True, dtype=torch.float64)
     pair.loop(*data(6, 3, batch=2, dtype=torch.float64))
-    assert pair.together._lanes == LANES and isinstance(pair.together._executable, Native)
+    assert pair.together._layout.lanes == LANES and isinstance(pair.together._executable, Native)
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_cross_entropy(hidden):
     pair = Ensembles.of(5, *layers, loss=nn.CrossEntropyLoss(), momentum=0.9)
     x, _ = data(8, 5, batch=20)
     pair.loop(x, torch.randint(2, (8, 5, 20), generator=torch.Generator().manual_seed(1)))
-    assert pair.together._lanes == (LANES if hidden == 8 else 1)
+    assert pair.together._layout.lanes == (LANES if hidden == 8 else 1)
 
 
 def test_cross_entropy_interpreted(interpreted):
@@ -101,7 +101,7 @@ def test_cross_entropy_interpreted(interpreted):
     pair = Ensembles.of(3, *layers, loss=nn.CrossEntropyLoss())
     x, _ = data(6, 3)
     pair.loop(x, torch.randint(4, (6, 3, 5)))
-    assert pair.together._lanes == LANES
+    assert pair.together._layout.lanes == LANES
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -236,7 +236,7 @@ def test_state_that_every_step_replaces(interpreted):
 
 def test_dropout_differs_between_members(monkeypatch, interpreted):
     monkeypatch.setattr(
-        importlib.import_module("tinygrad_ee559.compiling.ensemble"), "CACHE", 2**20
+        importlib.import_module("tinygrad_ee559.compiling.together"), "CACHE", 2**20
     )
     model = nn.Linear(3, 50)
 

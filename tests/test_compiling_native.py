@@ -226,7 +226,7 @@ def test_members_with_such_operators_run_one_after_the_other():
     ensemble = tg.ensemble(steps)
     x = torch.randn(5, 3, 4)
     found = ensemble.loop(x)
-    assert ensemble._together[0]._lanes == 1
+    assert ensemble._together[0]._layout.lanes == 1
     for j, step in enumerate(steps):
         close([found[:, j]], [torch.stack([step(x[i, j]) for i in range(5)])])
 

@@ -128,7 +128,7 @@ def interpreted(monkeypatch):
 
         return Artifact(run)
 
-    for room in ("program", "ensemble"):
+    for room in ("program", "together"):
         module = importlib.import_module(f"tinygrad_ee559.compiling.{room}")
         monkeypatch.setattr(module, "native_program", native_program)
         monkeypatch.setattr(module, "artifact", artifact)

@@ -6,6 +6,7 @@ than the arithmetic; as loops they join those around them, and the whole step be
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -56,6 +57,17 @@ def footprint(graph: fx.GraphModule) -> int:
     """The bytes of all that a graph computes."""
     values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "call_function"]
     return sum(v.nbytes for v in values if isinstance(v, torch.Tensor) and not v._is_view())
+
+
+def first_outputs(graph: fx.GraphModule, count: int) -> fx.GraphModule:
+    """The graph with so many of its outputs, and without what only the others need."""
+    graph = copy.deepcopy(graph)
+    output = graph.graph.output_node()
+    outputs: Any = output.args[0]
+    output.args = (tuple(outputs[:count]),)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
 
 def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:

@@ -200,10 +200,11 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[
     from torch._inductor.fx_passes.mkldnn_fusion import _mkldnn_fusion_init
     from torch._inductor.lowering import fallback_handler, lowerings
 
-    _mkldnn_fusion_init()  # type: ignore[no-untyped-call]
+    _mkldnn_fusion_init()
     linear = onednn_linear()
     # Inductor takes the operator only where weights never change; as any other operator it is
     # simply called.
-    called = {} if linear is None else {linear: fallback_handler(linear, False)}
+    handler: Any = fallback_handler
+    called = {} if linear is None else {linear: handler(linear, False)}
     with torch.no_grad(), mock.patch.dict(lowerings, called):
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
