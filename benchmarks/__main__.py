@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import report, scalars, startup, steps
+from benchmarks import compiled, report, scalars, startup, steps, sweep
 
-PARTS = {"steps": steps, "scalars": scalars, "startup": startup}
+PARTS = {
+    "steps": steps, "scalars": scalars, "startup": startup, "compiled": compiled, "sweep": sweep,
+}  # fmt: skip
 
 
 def main() -> None:

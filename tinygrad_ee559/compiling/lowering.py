@@ -196,7 +196,7 @@ def _product_of_lanes(a: Any, b: Any) -> Any:
     """The same where each number is a vector, so that it does not matter what is a neighbor."""
     if b.shape[-1] > a.shape[-2]:
         return _product_of_lanes(b.mT, a.mT).mT
-    return _sums(a, b)
+    return _sums(_computed_once(a), _computed_once(b))
 
 
 def _sums(a: Any, b: Any) -> Any:
@@ -209,6 +209,15 @@ def _sums(a: Any, b: Any) -> Any:
         (a[..., i::count, :].unsqueeze(-1) * b.unsqueeze(-3)).sum(-2) for i in range(count)
     ]
     return blocks[0] if count == 1 else torch.stack(blocks, -2).flatten(-3, -2)
+
+
+def _computed_once(matrix: Any) -> Any:
+    """A matrix that is not computed again for each product that it enters, however it lies."""
+    if matrix.is_contiguous():
+        return force_strides(matrix, matrix.stride())
+    if matrix.mT.is_contiguous():
+        return force_strides(matrix.mT, matrix.mT.stride()).mT
+    return matrix
 
 
 def _in_memory(matrix: Any, by_rows: bool) -> Any:
