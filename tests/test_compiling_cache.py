@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 import torch
-from test_compiling_steps import Training, close, data
+from steps import Training, close, data
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors
@@ -56,7 +56,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     counting.chmod(0o755)
     home = tmp_path / "home"
     first = run(home, CXX=str(counting))
-    assert first.stdout == f"<compiled step, 1 programs> {'0.03125 ' * 3}True\n", first.stderr
+    assert first.stdout == f"<compiled step, 1 program> {'0.03125 ' * 3}True\n", first.stderr
     kept = home / ".cache" / "tinygrad_ee559" / "compiled"
     (folder,) = kept.iterdir()
     names = {"program.so", "program.json", "program.cpp"}
@@ -64,7 +64,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     shutil.rmtree(home / "inductor")
     (tmp_path / "calls").unlink()
     second = run(home, CXX=str(counting))
-    assert second.stdout == f"<compiled step, 1 programs> {'0.03125 ' * 3}False\n", second.stderr
+    assert second.stdout == f"<compiled step, 1 program> {'0.03125 ' * 3}False\n", second.stderr
     assert not (tmp_path / "calls").exists()
     # Nor does it need a compiler.
     assert run(home, CXX="/nonexistent").stdout == second.stdout

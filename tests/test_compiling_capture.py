@@ -11,7 +11,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from test_compiling_steps import Training, close, data, interpreted, same_training
+from steps import Training, close, data, interpreted, same_training
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors, nn, optim
@@ -66,7 +66,7 @@ def test_a_program_runs_once_two_runs_did_the_same():
         pair.compiled(x, y)
         counts.append(pair.programs)
     assert counts == [0, 0, 1, 1, 1, 1]  # the first run makes the momenta
-    assert repr(pair.compiled) == "<compiled step, 1 programs>"
+    assert repr(pair.compiled) == "<compiled step, 1 program>"
 
 
 def test_the_function_itself_does_not_run_any_more():

@@ -27,7 +27,7 @@ class Compiled:
         self.__doc__ = function.__doc__
 
     def __repr__(self) -> str:
-        return f"<compiled {self.__name__}, {len(self.programs)} programs>"
+        return f"<compiled {self.__name__}, {counted(self.programs)}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = _flat(args, kwargs)
@@ -82,6 +82,10 @@ class Compiled:
         if earlier is not None:
             self.programs.insert(0, Program(capture, leaves, structure))
         return capture.returned
+
+
+def counted(programs: Sequence[Any]) -> str:
+    return f"{len(programs)} program{'s' * (len(programs) != 1)}"
 
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.compiled import counted
 from tinygrad_ee559.compiling.runs import Runs
 from tinygrad_ee559.compiling.streams import as_stack, entry, joined, streams_of
 from tinygrad_ee559.compiling.together import Together
@@ -23,6 +24,9 @@ class Ensemble:
         self._runs = Runs(self.steps[0])
         self._together: list[Together] = []
         self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<ensemble of {len(self)}, {counted(self._together)}>"
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -62,6 +62,11 @@ class Program:
         self._known: list[Any] = list(capture.inputs)
         self.carries = capture.carries
 
+    @property
+    def kind(self) -> str:
+        """What runs: a "native" program, or an "artifact" of Inductor's."""
+        return "native" if isinstance(self._executable, Native) else "artifact"
+
     def admit(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         """Another run did the same, so the program is right under its conditions too."""
         conditions = Conditions(

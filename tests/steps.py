@@ -52,10 +52,11 @@ def data(*lead, batch=5, dtype=torch.float32, seed=1):
     return x, torch.randn(*lead, batch, 2, generator=generator, dtype=dtype)
 
 
-def close(ours, theirs, factor=1.0):
+def close(ours, theirs, factor=1.0, least=0.0):
     """Equal up to rounding: 1e-5 relative in single precision, 1e-12 in double.
 
     What is large decides, tensor by tensor: a number that has all but canceled has few good digits.
+    A tensor counts as no smaller than `least`.
     """
     for our, their in zip(ours, theirs, strict=True):
         if their is None:
@@ -63,15 +64,25 @@ def close(ours, theirs, factor=1.0):
             continue
         assert (our.shape, our.dtype) == (their.shape, their.dtype)
         tolerance = factor * (1e-12 if their.dtype == torch.float64 else 1e-5)
-        scale = their.abs().max().item() if their.numel() else 0.0
+        scale = max(least, largest([their]))
         torch.testing.assert_close(our, their, rtol=0, atol=tolerance * scale)
 
 
+def largest(tensors):
+    """The largest absolute value in tensors, of which some may be None or empty."""
+    return max((t.abs().max().item() for t in tensors if t is not None and t.numel()), default=0.0)
+
+
 def same_training(one, other, factor=1.0):
-    """Parameters, gradients and momenta of one training are those of the other."""
+    """Parameters, gradients and momenta of one training are those of the other.
+
+    Gradients in which everything cancels, as those behind a normalization, are rounding noise: they
+    count as a thousandth of the largest parameter.
+    """
+    least = 1e-3 * largest(other.parameters())
     close(one.parameters(), other.parameters(), factor)
-    close(one.gradients(), other.gradients(), 10 * factor)
-    close(one.momenta(), other.momenta(), 10 * factor)
+    close(one.gradients(), other.gradients(), 10 * factor, least)
+    close(one.momenta(), other.momenta(), 10 * factor, least)
 
 
 class Interpreted(Native):
