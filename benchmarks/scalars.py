@@ -98,7 +98,7 @@ def run(quick: bool) -> list[Result]:
             microseconds(times["here"]),
             microseconds(times[other]),
         )
-        for name, other, target in [("micrograd", "micrograd", 0.9), ("PyTorch", "torch", 0.25)]
+        for name, other, target in [("micrograd", "micrograd", 0.8), ("PyTorch", "torch", 0.2)]
     ]
     length = CHAIN // 10 if quick else CHAIN
     measured = chains(length, 3)
