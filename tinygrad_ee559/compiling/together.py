@@ -222,10 +222,11 @@ def _check_alike(first: State, other: State, member: int) -> None:
     others = [(p, v) for p, v in other.values if isinstance(v, SCALARS)]
     for (_, value), (place, otherwise) in zip(values, others):
         if not same(value, otherwise):
+            advice = f". Make it a tensor: torch.tensor({otherwise!r})"
             raise CaptureError(
                 f"the members of an ensemble may differ in tensors only: {place} is {otherwise!r} "
-                f"in member {member}, and {value!r} in the first. Make it a tensor: "
-                f"torch.tensor({otherwise!r})"
+                f"in member {member}, and {value!r} in the first"
+                f"{advice if isinstance(otherwise, float) else ''}"
             )
     if len(values) != len(others) or len(first.tensors) != len(other.tensors):
         raise CaptureError(
