@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 import tinygrad_ee559 as tg
-from benchmarks.steps import network
+from benchmarks.steps import network, training_step
 from benchmarks.work import RATE, Side, Work
 
 
@@ -18,21 +17,6 @@ def model_of(work: Work, member: int = 0) -> tg.nn.Module:
     for mine, theirs in zip(model.parameters(), work.model(member).parameters()):
         mine.data.copy_(theirs.detach())
     return model
-
-
-def step_of(model: tg.nn.Module, loss: str, rate: float | torch.Tensor = RATE) -> Callable:
-    """The training step, as a user writes it."""
-    criterion = getattr(tg.nn, loss)()
-    optimizer = tg.optim.SGD(model.parameters(), lr=rate)
-
-    def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
-        optimizer.zero_grad()
-        value = criterion(model(x), y)
-        value.backward()
-        optimizer.step()
-        return value
-
-    return step
 
 
 def arrays(model: tg.nn.Module) -> list[np.ndarray]:
@@ -47,7 +31,7 @@ def data(work: Work) -> tuple[tg.Tensor, tg.Tensor]:
 def called(work: Work, change: Callable[[Callable], Callable]) -> Side:
     """A step, changed or not, called from a Python loop."""
     model = model_of(work)
-    step = change(step_of(model, work.loss))
+    step = change(training_step(tg, model, work.loss, RATE))
     batches = [(tg.Tensor(x), tg.Tensor(y)) for x, y in work.batches()]
 
     def lap() -> None:
@@ -68,7 +52,7 @@ def compiled(work: Work) -> Side:
 def loop(work: Work) -> Side:
     """All steps as one program."""
     model = model_of(work)
-    fast = tg.compile(step_of(model, work.loss))
+    fast = tg.compile(training_step(tg, model, work.loss, RATE))
     xs, ys = data(work)
     return Side(lambda: fast.loop(xs, ys), work.steps, lambda: arrays(model))
 
@@ -77,7 +61,9 @@ def ensemble(work: Work) -> Side:
     """All steps of all models as one program."""
     models = [model_of(work, m) for m in range(work.members)]
     rates = work.rates().unbind()  # members differ in tensors
-    together = tg.ensemble([step_of(m, work.loss, rate) for m, rate in zip(models, rates)])
+    together = tg.ensemble(
+        [training_step(tg, m, work.loss, rate) for m, rate in zip(models, rates)]
+    )
     xs, ys = data(work)
 
     def parameters() -> list[np.ndarray]:

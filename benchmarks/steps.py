@@ -18,22 +18,20 @@ BATCH = 100
 Step = Callable[[], object]
 
 
-def network(layers: object, sizes: Sequence[int]) -> object:
-    """A network of `layers` (torch.nn or tinygrad_ee559.nn) with ReLU between linear layers."""
+def network(layers: object, sizes: Sequence[int], activation: str = "ReLU") -> object:
+    """A network of `layers` (torch.nn or tinygrad_ee559.nn), linear ones and activations."""
     modules: list[object] = []
     for fan_in, fan_out in zip(sizes, sizes[1:]):
-        modules += [layers.Linear(fan_in, fan_out), layers.ReLU()]
+        modules += [layers.Linear(fan_in, fan_out), getattr(layers, activation)()]
     return layers.Sequential(*modules[:-1])
 
 
-def step_of(library: object, sizes: Sequence[int], loss: str, x: object, y: object) -> Step:
+def training_step(library: object, model: object, loss: str, rate: object) -> Callable:
     """A training step, written the same way for both libraries."""
-    torch.manual_seed(0)
-    model = network(library.nn, sizes)
     criterion = getattr(library.nn, loss)()
-    optimizer = library.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = library.optim.SGD(model.parameters(), lr=rate)
 
-    def step() -> object:
+    def step(x: object, y: object) -> object:
         optimizer.zero_grad()
         value = criterion(model(x), y)
         value.backward()
@@ -41,6 +39,13 @@ def step_of(library: object, sizes: Sequence[int], loss: str, x: object, y: obje
         return value
 
     return step
+
+
+def step_of(library: object, sizes: Sequence[int], loss: str, x: object, y: object) -> Step:
+    """A training step on one batch."""
+    torch.manual_seed(0)
+    step = training_step(library, network(library.nn, sizes), loss, 0.01)
+    return lambda: step(x, y)
 
 
 def both(sizes: Sequence[int], loss: str) -> tuple[Step, Step]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 import tinygrad_ee559 as tg
 from benchmarks import report
 from benchmarks.report import Result
-from benchmarks.steps import DISK
+from benchmarks.steps import DISK, network, training_step
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 BATCHES = (200, 100, 50, 20, 10, 5, 1)
@@ -30,28 +30,9 @@ EPOCHS = 500
 TOGETHER = 10  # epochs in one call
 
 
-def network(layers: object, activation: str) -> object:
-    """The network, of `layers` from torch.nn or tinygrad_ee559.nn."""
-    modules: list[object] = []
-    for fan_in, fan_out in zip(DISK, DISK[1:]):
-        modules += [layers.Linear(fan_in, fan_out), getattr(layers, activation)()]
-    return layers.Sequential(*modules[:-1])
-
-
-def step_of(library: object, activation: str, rate: object) -> object:
-    """A training step, written the same way for both libraries."""
-    model = network(library.nn, activation)
-    criterion = library.nn.MSELoss()
-    optimizer = library.optim.SGD(model.parameters(), lr=rate)
-
-    def step(x: object, y: object) -> object:
-        optimizer.zero_grad()
-        loss = criterion(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
+def step_of(library: object, activation: str, rate: object) -> Callable:
+    """The training step of a new network."""
+    return training_step(library, network(library.nn, DISK, activation), "MSELoss", rate)
 
 
 def points(members: int) -> tuple[torch.Tensor, torch.Tensor]:

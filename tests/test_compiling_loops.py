@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import Training, close, data, interpreted, own_cache, same_training
+from steps import Training, accumulating, close, data, interpreted, own_cache, same_training
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559.compiling.executable import Artifact
@@ -126,15 +126,7 @@ def test_state_that_every_step_changes_and_returns(interpreted):
 def test_gradients_that_gather(interpreted):
     ours, theirs = Training(), Training()
 
-    def gather(training):
-        def step(x, y):
-            loss = ((training.model(x) - y) ** 2).mean()
-            loss.backward()
-            return loss
-
-        return step
-
-    compiled, eager = tg.compile(gather(ours)), gather(theirs)
+    compiled, eager = tg.compile(accumulating(ours)), accumulating(theirs)
     x, y = data(9)
     compiled.loop(x, y)
     one_by_one(eager, x, y)

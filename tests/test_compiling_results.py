@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from steps import (
     Training,
+    accumulating,
     close,
     data,
     interpreted,
@@ -140,15 +141,7 @@ def test_a_network_with_large_products_takes_the_ordinary_path():
 def test_gradients_and_accumulation():
     ours, theirs = Training(), Training()
 
-    def gather(training):
-        def step(x, y):
-            loss = ((training.model(x) - y) ** 2).mean()
-            loss.backward()
-            return loss
-
-        return step
-
-    compiled, eager = tg.compile(gather(ours)), gather(theirs)
+    compiled, eager = tg.compile(accumulating(ours)), accumulating(theirs)
     for i in range(10):
         x, y = data(seed=i)
         compiled(x, y)

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from tinygrad_ee559.compiling import cache, lowering, private
-from tinygrad_ee559.compiling.native import Layout, Native, source
+from tinygrad_ee559.compiling.native import Native, Output, source
 from tinygrad_ee559.compiling.progress import compiling
 
 
@@ -78,7 +78,7 @@ def _loaded(found: tuple[str, Any] | None, inputs: int) -> Native | None:
     library, description = found
     try:
         layouts = [
-            Layout(memory, offset, tuple(shape), tuple(strides), getattr(torch, dtype))
+            Output(memory, offset, tuple(shape), tuple(strides), getattr(torch, dtype))
             for memory, offset, shape, strides, dtype in description["outputs"]
         ]
         return Native(library, inputs, description["sizes"], layouts)

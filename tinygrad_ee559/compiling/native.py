@@ -46,7 +46,7 @@ extern "C" int run(char* const* memories, const int64_t* member_strides,
 """
 
 
-class Layout(NamedTuple):
+class Output(NamedTuple):
     """An output: the memory that it is in, where it begins there, and how it is laid out."""
 
     memory: int
@@ -79,7 +79,7 @@ class Native:
     """
 
     def __init__(
-        self, library: str, inputs: int, sizes: Sequence[int], outputs: Sequence[Layout]
+        self, library: str, inputs: int, sizes: Sequence[int], outputs: Sequence[Output]
     ) -> None:
         self._run = ctypes.CDLL(library).run
         self._run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
@@ -190,7 +190,7 @@ def _portions(steps: int) -> Iterator[int]:
         portion = 1 + int(portion * min(16.0, 0.1 / (time.perf_counter() - start)))
 
 
-def _stack(layout: Layout, lead: Sequence[int]) -> torch.Tensor:
+def _stack(layout: Output, lead: Sequence[int]) -> torch.Tensor:
     """Room for many outputs, with further dimensions in front of their own."""
     reach = 1 + sum((n - 1) * s for n, s in zip(layout.shape, layout.strides))
     strides: list[int] = []

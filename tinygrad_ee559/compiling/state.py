@@ -80,10 +80,6 @@ class Place:
         else:
             holder[self.key] = lift(value, None) if wrapped else value
 
-    def replace(self, value: torch.Tensor) -> None:
-        """Put another tensor there, wrapped as the one that is there now."""
-        self.put(value, isinstance(self.get(), Tensor))
-
 
 class State:
     """All places that a function can reach.
