@@ -250,7 +250,7 @@ def test_what_a_checkpoint_computes_again_counts_again():
     operations, modules = calls(p.operations), calls(p.modules)
     assert operations["functional.linear", "forward"] == 2
     assert operations["functional.linear", "backward"] == 1
-    assert operations["tinygrad_ee559.nn.layers.Linear", "backward"] == 1
+    assert operations["tinygrad_ee559.nn.linear.Linear", "backward"] == 1
     assert operations["engine", "backward"] == 2
     assert modules["Linear", "forward"] == 2 and modules["Linear", "backward"] == 1
 
@@ -310,7 +310,7 @@ def test_a_module_that_calls_itself_is_not_counted_twice():
         Twice()(leaf(3))
     took = time.perf_counter() - began
     (row,) = (row for row in p.modules if row.name == "Twice")
-    assert row.calls == 2 and 0.04 <= row.self_time <= row.total_time < took
+    assert row.calls == 2 and 0.04 <= row.self_time <= row.total_time + 1e-9 < took
 
 
 def test_a_pass_inside_a_pass():
