@@ -168,7 +168,8 @@ def test_a_functional_call_leaves_the_module_as_it_was():
     with pytest.raises(Exception, match="shape|size"):
         tg.func.functional_call(module, {"weight": torch.ones(1, 7)}, torch.ones(2))
     assert module.weight is weight and weight.data is data and weight.node is node
-    with pytest.raises(errors.StateDictError, match=r"no parameter wieght; it has weight, bias"):
+    message = "no parameter or buffer wieght; it has weight, bias"
+    with pytest.raises(errors.StateDictError, match=message):
         tg.func.functional_call(module, {"wieght": torch.ones(1, 2)}, torch.ones(2))
 
 
@@ -217,3 +218,32 @@ def test_numbers_inside_vmap():
     assert a.grad.item() == 3
     assert tg.func.jacrev(lambda x: x * x)(tg.Tensor(3.0)).item() == 6
     assert tg.func.jacfwd(lambda x: x * x)(tg.Tensor(3.0)).item() == 6
+
+
+def test_buffers_are_given_and_stacked_as_parameters_are():
+    ours = [tg.nn.BatchNorm1d(2) for _ in range(3)]
+    theirs = [torch.nn.BatchNorm1d(2) for _ in range(3)]
+    for i, norms in enumerate(zip(ours, theirs)):
+        for norm in norms:
+            norm.running_mean.data.fill_(i)
+    parameters, buffers = tg.func.stack_module_state(ours)
+    expected = torch.func.stack_module_state(theirs)
+    for stacked, other in zip((parameters, buffers), expected):
+        assert list(stacked) == list(other)
+        assert all(torch.equal(stacked[k].data, other[k].data) for k in other)
+    x = torch.randn(4, 2)
+    for norm in (*ours, *theirs):
+        norm.eval()
+    y = tg.func.vmap(lambda p, b: tg.func.functional_call(ours[0], (p, b), tg.Tensor(x)))(
+        parameters, buffers
+    )
+    for i in range(3):
+        torch.testing.assert_close(y.data[i], theirs[i](x).detach())
+    ours[0].train(), theirs[0].train()
+    given = {"running_mean": torch.ones(2), "weight": torch.full((2,), 3.0)}
+    y = tg.func.functional_call(ours[0], given, tg.Tensor(x))
+    other = {k: v.clone() for k, v in given.items()} | {"running_mean": torch.ones(2)}
+    assert torch.equal(y.data, torch.func.functional_call(theirs[0], other, x).detach())
+    assert torch.equal(given["running_mean"], other["running_mean"])
+    assert not torch.equal(given["running_mean"], torch.ones(2))
+    assert ours[0].running_mean.tolist() == [0, 0]

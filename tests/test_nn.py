@@ -1,4 +1,4 @@
-"""Modules, layers, losses and initial values against torch.nn: names, numbers, errors."""
+"""Modules and initial values against torch.nn: names, numbers, errors."""
 
 import copy
 import itertools
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tinygrad_ee559 import Tensor, nn, no_grad
+from tinygrad_ee559 import Tensor, from_torch, nn, no_grad
 from tinygrad_ee559.errors import GradientDtypeError, ModuleCycleError, StateDictError
 from tinygrad_ee559.tape import Leaf
 
@@ -76,6 +76,88 @@ def test_parameter_can_be_frozen_and_hold_integers_then():
     assert nn.Parameter(torch.tensor([1]), requires_grad=False).dtype is torch.int64
     with pytest.raises(GradientDtypeError, match="int64"):
         nn.Parameter(torch.tensor([1]))
+
+
+# ----------------------------------------------------------------------- Buffer
+
+
+def with_buffers():
+    """The same module here and in PyTorch, with buffers beside parameters and modules."""
+    for library in (nn, torch.nn):
+        torch.manual_seed(SEED)
+        module = library.Module()
+        module.inner = library.Linear(2, 2)
+        module.count = library.Buffer(torch.tensor(0))
+        module.scale = library.Parameter(torch.ones(2))
+        module.mean = library.Buffer(torch.zeros(2))
+        module.passing = library.Buffer(torch.ones(1), persistent=False)
+        module.norm = library.BatchNorm1d(2)
+        module.again = module.norm
+        yield module
+
+
+def test_buffers_are_found_saved_and_loaded_as_in_pytorch():
+    ours, theirs = with_buffers()
+    assert [n for n, _ in ours.named_buffers()] == [n for n, _ in theirs.named_buffers()]
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    assert len(list(ours.buffers())) == len(list(theirs.buffers())) == 6
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert not any(buffer.requires_grad for buffer in ours.buffers())
+    theirs.mean += 2
+    theirs.count += 3
+    memory = ours.mean.data.data_ptr()
+    assert ours.load_state_dict(theirs.state_dict()) == ([], [])
+    assert ours.mean.tolist() == [2, 2] and ours.count.item() == 3
+    assert ours.mean.data.data_ptr() == memory
+    with pytest.raises(StateDictError, match="missing: count; mean: expected shape .2., got .3."):
+        state = {**theirs.state_dict(), "mean": torch.zeros(3)}
+        del state["count"]
+        ours.load_state_dict(state)
+
+
+def test_buffers_share_their_data_and_may_be_numbers():
+    data = torch.zeros(2)
+    buffer = nn.Buffer(data)
+    assert isinstance(buffer, Tensor) and buffer.data.data_ptr() == data.data_ptr()
+    assert repr(buffer) == "Buffer([0., 0.])" and buffer.persistent
+    assert type(buffer * 2) is Tensor
+    module = nn.Module()
+    module.steps = nn.Buffer(0)
+    module.load_state_dict({"steps": torch.tensor(3)})
+    assert type(module.steps.data) is int and module.steps.data == 3
+
+
+def test_buffers_are_moved_and_converted_with_the_module():
+    ours, theirs = (module.to(torch.float64) for module in with_buffers())
+    for (name, one), other in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        assert one.dtype == other.dtype, name
+    assert ours.count.dtype is torch.int64 and type(ours.mean) is nn.Buffer
+    assert ours.to("meta").count.device.type == "meta"
+
+
+def test_buffers_are_copied_with_the_module():
+    ours, _ = with_buffers()
+    twin = copy.deepcopy(ours)
+    assert list(twin.state_dict()) == list(ours.state_dict())
+    assert twin.norm is twin.again and not twin.passing.persistent
+    twin.mean.data.add_(1)
+    assert ours.mean.tolist() == [0, 0] and twin.mean.tolist() == [1, 1]
+
+
+def test_buffers_of_pytorchs_modules_are_in_the_state():
+    _, theirs = with_buffers()
+    model = nn.Sequential(from_torch(theirs), nn.BatchNorm1d(2))
+    assert [n for n, _ in model[0].named_buffers(remove_duplicate=False)] == [
+        n for n, _ in theirs.named_buffers(remove_duplicate=False)
+    ]
+    assert list(model[0].state_dict()) == list(theirs.state_dict())
+    model.load_state_dict({k: Tensor(v.data + 1) for k, v in model.state_dict().items()})
+    assert theirs.mean.tolist() == [1, 1] and theirs.norm.num_batches_tracked == 1
+    assert model[0].mean.tolist() == [1, 1]
+    model.to(torch.float64)
+    assert theirs.mean.dtype is torch.float64 and theirs.count.dtype is torch.int64
+    with pytest.raises(AttributeError, match="no attribute 'median'"):
+        model[0].median  # noqa: B018
 
 
 # ----------------------------------------------------------- what a module holds
@@ -271,6 +353,40 @@ def test_to_converts_parameters_and_gradients_in_place():
         layer.to(torch.int64)
 
 
+def test_reset_parameters_draws_as_the_constructors_do():
+    def build():
+        torch.manual_seed(SEED)
+        return nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.PReLU(), nn.Linear(3, 1)), nn.ReLU())
+
+    model = build()
+    memory = [p.data.data_ptr() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.data.fill_(9)
+    torch.manual_seed(SEED)
+    model.reset_parameters()
+    assert values(model.state_dict().items()) == values(build().state_dict().items())
+    assert [p.data.data_ptr() for p in model.parameters()] == memory
+
+
+def test_reset_parameters_has_to_know_how_parameters_begin():
+    class Shift(nn.Module):
+        def __init__(self):
+            self.by = nn.Parameter(torch.ones(2))
+            self.linear = nn.Linear(2, 2)
+
+    class Begins(Shift):
+        def reset_parameters(self):
+            nn.init.zeros_(self.by)
+            super().reset_parameters()
+
+    with pytest.raises(NotImplementedError, match=r"Shift has parameters of its own \(by\)"):
+        nn.Sequential(Shift()).reset_parameters()
+    module = Begins()
+    before = module.linear.weight.tolist()
+    module.reset_parameters()
+    assert module.by.tolist() == [0, 0] and module.linear.weight.tolist() != before
+
+
 def test_apply_visits_in_pytorchs_order():
     ours, theirs = networks()
     visits = [], []
@@ -315,28 +431,7 @@ def test_a_module_may_return_its_input_or_something_else():
     assert Same()("text") == "text"
 
 
-# ------------------------------------------------------------------------- layers
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("sizes", [(2, 25), (784, 10), (1, 1), (3, 0), (0, 3)])
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_linear_begins_as_pytorchs(sizes, bias, dtype):
-    torch.manual_seed(SEED)
-    ours = nn.Linear(*sizes, bias=bias, dtype=dtype)
-    after = torch.rand(1)
-    torch.manual_seed(SEED)
-    theirs = torch.nn.Linear(*sizes, bias=bias, dtype=dtype)
-    assert torch.equal(ours.weight.data, theirs.weight)
-    assert (ours.bias is None) == (theirs.bias is None)
-    assert ours.bias is None or torch.equal(ours.bias.data, theirs.bias)
-    assert torch.equal(after, torch.rand(1))  # and the generator is left in the same state
-    assert repr(ours) == repr(theirs)
-
-
-def test_linear_on_a_device():
-    assert nn.Linear(2, 2, device="meta").weight.device.type == "meta"
+# --------------------------------------------------------------- networks of layers
 
 
 @pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 3, 4)])
@@ -351,18 +446,6 @@ def test_network_gives_pytorchs_values_and_gradients(shape, wrapped):
     (expected * expected).sum().backward()
     for p, q in zip(ours.parameters(), theirs.parameters()):
         torch.testing.assert_close(p.grad.data, q.grad)
-
-
-@pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "Tanh", "Sigmoid"])
-def test_activations_take_torch_tensors_tensors_and_numbers(name):
-    ours, theirs = getattr(nn, name)(), getattr(torch.nn, name)()
-    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
-    expected = theirs(x)
-    assert torch.equal(torch.as_tensor(ours(x)), expected)
-    assert torch.equal(ours(Tensor(x)).data, expected)
-    number = ours(Tensor(-2.0))
-    assert number.item() == pytest.approx(expected[0].item(), rel=1e-15)
-    assert repr(ours) == repr(theirs)
 
 
 def test_sequential_is_a_list_of_layers():
@@ -385,60 +468,6 @@ def test_subclass_of_sequential_may_have_fields_of_its_own():
     assert names == ["temperature", "0.weight", "0.bias"]
 
 
-# ------------------------------------------------------------------------- losses
-
-REDUCTIONS = ["mean", "sum", "none"]
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_mse_loss(reduction):
-    torch.manual_seed(SEED)
-    x, target = torch.randn(4, 3), torch.randn(4, 3)
-    ours, theirs = nn.MSELoss(reduction), torch.nn.MSELoss(reduction=reduction)
-    check_loss(ours, theirs, x, target)
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
-@pytest.mark.parametrize("target", ["classes", "probabilities", "pixels", "one"])
-def test_cross_entropy_loss(target, weighted, smoothing, reduction):
-    torch.manual_seed(SEED)
-    shape = {"pixels": (4, 5, 2, 3), "one": (5,)}.get(target, (4, 5))
-    x = torch.randn(shape, dtype=torch.float64)
-    targets = {
-        "classes": torch.tensor([1, 4, 0, 2]),
-        "probabilities": torch.rand(4, 5, dtype=torch.float64).softmax(1),
-        "pixels": torch.randint(5, (4, 2, 3)),
-        "one": torch.tensor(3),
-    }
-    weight = torch.rand(5, dtype=torch.float64) if weighted else None
-    options = {"reduction": reduction, "label_smoothing": smoothing}
-    ours = nn.CrossEntropyLoss(weight, ignore_index=4, **options)
-    # PyTorch refuses an ignored index together with probabilities only if it is not negative.
-    if target == "probabilities":
-        ours.ignore_index = -100
-    theirs = torch.nn.CrossEntropyLoss(weight, ignore_index=ours.ignore_index, **options)
-    check_loss(ours, theirs, x, targets[target])
-
-
-def check_loss(ours, theirs, x, target):
-    a, b = Tensor(x, requires_grad=True), x.clone().requires_grad_()
-    loss, expected = ours(a, target), theirs(b, target)
-    torch.testing.assert_close(loss.data, expected.detach())
-    loss.sum().backward()
-    expected.sum().backward()
-    torch.testing.assert_close(a.grad.data, b.grad)
-
-
-def test_losses_refuse_impossible_options():
-    for loss in (nn.MSELoss, nn.CrossEntropyLoss):
-        with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', not 'max"):
-            loss(reduction="max")
-    with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
-        nn.CrossEntropyLoss(label_smoothing=1.5)
-
-
 # ----------------------------------------------------------------- initial values
 
 FILLS = {
@@ -450,6 +479,7 @@ FILLS = {
     "xavier_uniform_": [(), (5 / 3,)],
     "xavier_normal_": [(), (5 / 3,)],
     "kaiming_uniform_": [(), (0.2,), (0.0, "fan_out", "relu"), (0, "fan_in", "tanh")],
+    "orthogonal_": [(), (1.5,)],
     "kaiming_normal_": [(), (0.2,), (0.0, "fan_out", "relu"), (0, "fan_in", "selu")],
 }
 
@@ -472,7 +502,8 @@ def test_initial_values_are_those_of_pytorch(name, args, dtype):
 @pytest.mark.parametrize(
     "name, param",
     [
-        *itertools.product(["linear", "sigmoid", "tanh", "relu", "selu"], [None]),
+        *itertools.product(["linear", "conv1d", "conv2d", "sigmoid"], [None]),
+        *itertools.product(["tanh", "relu", "selu"], [None]),
         *itertools.product(["leaky_relu"], [None, 0, 0.3, math.sqrt(5)]),
     ],
 )
@@ -483,6 +514,8 @@ def test_gains(name, param):
 def test_initialization_refuses_what_makes_no_sense():
     with pytest.raises(ValueError, match=r"at least two dimensions .* shape \[3\]"):
         nn.init.xavier_normal_(nn.Parameter(torch.empty(3)))
+    with pytest.raises(ValueError, match="at least two dimensions"):
+        nn.init.orthogonal_(nn.Parameter(torch.empty(3)))
     with pytest.raises(ValueError, match="'fan_in' or 'fan_out', not 'fan'"):
         nn.init.kaiming_normal_(nn.Parameter(torch.empty(3, 3)), mode="fan")
     with pytest.raises(ValueError, match="no gain is known for 'gelu'; known are linear"):

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tinygrad_ee559.dispatch import StandIn
 from tinygrad_ee559.errors import NoRuleError
-from tinygrad_ee559.nn.module import Module, Parameter
+from tinygrad_ee559.nn.module import Buffer, Module, Parameter
 from tinygrad_ee559.private import tree_map
 from tinygrad_ee559.tape import next_order
 from tinygrad_ee559.tensor import Tensor, lift
@@ -68,17 +68,11 @@ class TorchModule(Module):
                 if isinstance(value, StandIn):
                     vars(module)[name] = value.tensor
 
-    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> TorchModule:
-        """Move the parameters and buffers to a device, or convert them, or both."""
-        super().to(device, dtype)
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        for module in self.module.modules():
-            for name, value in module._buffers.items():
-                if value is not None:
-                    wanted = dtype if value.is_floating_point() else None
-                    module._buffers[name] = value.to(device=device, dtype=wanted)
-        return self
+    def _move_buffers(self, device: Any, dtype: torch.dtype | None) -> None:
+        for name, value in self.module._buffers.items():
+            if value is not None:
+                wanted = dtype if value.is_floating_point() else None
+                self.module._buffers[name] = value.to(device=device, dtype=wanted)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -113,10 +107,21 @@ class TorchModule(Module):
     def _fields(self) -> Mapping[str, Any]:
         return self._own
 
+    def _own_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Those that the module has now, as it may put others in their place."""
+        passing = self.module._non_persistent_buffers_set
+        for name, value in self.module._buffers.items():
+            if value is not None:
+                yield name, Buffer(value, persistent=name not in passing)
+
     def __getattr__(self, name: str) -> Any:
         own = vars(self).get("_own", {})
         if name in own:
             return own[name]
+        if "module" in vars(self):
+            for path, buffer in self._own_buffers():
+                if path == name:
+                    return buffer
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __getitem__(self, index: int) -> Any:
@@ -133,7 +138,8 @@ def from_torch(module: torch.nn.Module) -> TorchModule:
     """A PyTorch module on the tape: its own `forward`, on tensors of this library.
 
     The parameters share memory with those of `module`, so that training the one trains the other.
-    Buffers, such as the running statistics of a batch normalization, stay those of `module`.
+    Buffers, such as the running statistics of a batch normalization, stay those of `module`, and
+    are saved with the parameters.
 
     Args:
         module: any module that works on torch tensors.

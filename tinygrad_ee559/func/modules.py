@@ -1,4 +1,4 @@
-"""Modules as functions of their parameters."""
+"""Modules as functions of their parameters and buffers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def functional_call(
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """What `module` gives with other parameters; the module stays as it is.
+    """What `module` gives with other parameters and buffers; the module stays as it is.
 
     Args:
         module: any module.
-        parameters: tensors by the paths of the parameters whose place they take, or several such
-            mappings. The others stay.
+        parameters: tensors by the paths of the parameters and buffers whose place they take, or
+            several such mappings. The others stay. What the module changes in place, such as a
+            running mean, changes in the tensor that was given.
         args: the arguments, as a tuple, or one argument.
         kwargs: the keyword arguments.
 
     Raises:
-        StateDictError: the module has no parameter of such a path.
+        StateDictError: the module has no parameter or buffer of such a path.
 
     >>> from tinygrad_ee559 import nn
     >>> module = nn.Linear(2, 1, bias=False)
@@ -38,11 +39,13 @@ def functional_call(
     given: dict[str, Any] = {}
     for mapping in [parameters] if isinstance(parameters, Mapping) else parameters:
         given.update(mapping)
-    own = dict(module.named_parameters(remove_duplicate=False))
+    own: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    own.update(module.named_buffers(remove_duplicate=False))
     unknown = sorted(given.keys() - own.keys())
     if unknown:
         raise StateDictError(
-            f"{module._get_name()} has no parameter {', '.join(unknown)}; it has {', '.join(own)}"
+            f"{module._get_name()} has no parameter or buffer {', '.join(unknown)}; it has "
+            f"{', '.join(own)}"
         )
     before = [(own[path], own[path]._data, own[path].node) for path in given]
     positional = () if args is None else args if isinstance(args, tuple) else (args,)
@@ -57,14 +60,14 @@ def functional_call(
 
 
 def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The parameters of several modules of one kind as one set, with a first dimension of modules.
+    """The state of several modules of one kind as one set, with a first dimension of modules.
 
     Args:
-        models: modules whose parameters have the same paths and shapes.
+        models: modules whose parameters and buffers have the same paths and shapes.
 
     Returns:
         The stacked parameters by path, as tensors that require gradients where the modules' do;
-        and an empty dict in the place of PyTorch's buffers, of which modules here have none.
+        and the stacked buffers by path.
 
     Raises:
         StateDictError: there are no modules, or paths or shapes differ.
@@ -76,18 +79,22 @@ def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, Tensor], dic
     """
     if not models:
         raise StateDictError("stack_module_state needs at least one module")
-    all_parameters = [dict(model.named_parameters()) for model in models]
-    shapes = [{path: p.shape for path, p in ps.items()} for ps in all_parameters]
+    parameters = _stacked([dict(model.named_parameters()) for model in models], "parameters")
+    return parameters, _stacked([dict(model.named_buffers()) for model in models], "buffers")
+
+
+def _stacked(states: Sequence[Mapping[str, Tensor]], kind: str) -> dict[str, Tensor]:
+    """The tensors of several modules by path, stacked."""
+    shapes = [{path: tensor.shape for path, tensor in state.items()} for state in states]
     for number, other in enumerate(shapes):
         if other != shapes[0]:
             raise StateDictError(
-                f"module {number} has parameters {other}, and module 0 has {shapes[0]}"
+                f"module {number} has {kind} {other}, and module 0 has {shapes[0]}"
             )
-    stacked = {
+    return {
         path: Tensor(
-            torch.stack([ps[path].as_torch() for ps in all_parameters]),
+            torch.stack([state[path].as_torch() for state in states]),
             requires_grad=first.requires_grad,
         )
-        for path, first in all_parameters[0].items()
+        for path, first in states[0].items()
     }
-    return stacked, {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
+
 from tinygrad_ee559.tensor import Tensor
 
 Mode = Literal["fan_in", "fan_out"]
@@ -15,6 +17,8 @@ Mode = Literal["fan_in", "fan_out"]
 #: The factors that keep the variance of activations from layer to layer, by nonlinearity.
 GAINS = {
     "linear": 1.0,
+    "conv1d": 1.0,
+    "conv2d": 1.0,
     "sigmoid": 1.0,
     "tanh": 5 / 3,
     "relu": math.sqrt(2.0),
@@ -54,7 +58,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The gain recommended for a nonlinearity, as PyTorch defines it.
 
     Args:
-        nonlinearity: "linear", "sigmoid", "tanh", "relu", "leaky_relu" or "selu".
+        nonlinearity: "linear", "conv1d", "conv2d", "sigmoid", "tanh", "relu", "leaky_relu" or
+            "selu".
         param: the negative slope of "leaky_relu", 0.01 if None.
 
     Raises:
@@ -128,6 +133,30 @@ def kaiming_normal_(
     Arguments and source are those of `kaiming_uniform_`.
     """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity))
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1) -> Tensor:
+    """Make rows, or columns if there are more rows, orthogonal to each other and of length `gain`.
+
+    Saxe et al., Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks, 2013.
+
+    Args:
+        tensor: weights, with at least two dimensions; those after the first count as one.
+        gain: a factor.
+
+    Raises:
+        ValueError: the tensor has fewer than two dimensions.
+    """
+    fans(tensor)  # for the error
+    data = tensor.data
+    if data.numel():
+        normal = torch.empty_like(data.flatten(1)).normal_()
+        wide = len(normal) < normal[0].numel()
+        q, r = torch.linalg.qr(normal.T if wide else normal)
+        q = q * r.diagonal().sign()  # all orthogonal matrices are equally likely then
+        data.copy_((q.T if wide else q).reshape(data.shape)).mul_(gain)
+    return tensor
 
 
 def fans(tensor: Tensor) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`Module`: an object whose fields are parameters and other modules, and that can be called.
+"""`Module`: an object whose fields are parameters, buffers and modules, and that can be called.
 
 There is no registration. A module *is* its fields: whatever stands in its attributes, or in lists,
 tuples and dicts there, belongs to it, and is found when it is looked for.
@@ -44,6 +44,39 @@ class Parameter(Tensor):
         return super().__repr__().replace("Tensor", "Parameter", 1)
 
 
+class Buffer(Tensor):
+    """A tensor that belongs to a module and is not learned, such as a running mean.
+
+    It is saved, moved and copied with the module. Change it in place, as by `buffer.mul_(0.9)`:
+    what is assigned in its place is another tensor, and no buffer.
+
+    Args:
+        data: what `Tensor` takes. A torch tensor is shared, not copied; a number stays a number.
+        persistent: whether it is part of the module's state dict.
+
+    >>> from tinygrad_ee559 import nn
+    >>> module = nn.Module()
+    >>> module.mean = Buffer(torch.zeros(2))
+    >>> module.state_dict()
+    {'mean': Tensor([0., 0.])}
+    """
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data: Any, *, persistent: bool = True) -> None:
+        super().__init__(data)
+        self.persistent = persistent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copied = super().__deepcopy__(memo)
+        assert isinstance(copied, Buffer)
+        copied.persistent = self.persistent
+        return copied
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("Tensor", "Buffer", 1)
+
+
 class IncompatibleKeys(NamedTuple):
     """What did not match when a state dict was loaded with `strict=False`."""
 
@@ -54,8 +87,8 @@ class IncompatibleKeys(NamedTuple):
 class Module:
     """The base class of layers, losses and networks.
 
-    Subclasses set parameters and modules as attributes and define `forward`; calling the module
-    runs it. There is nothing else to do: `super().__init__()` may be left out.
+    Subclasses set parameters, buffers and modules as attributes and define `forward`; calling the
+    module runs it. There is nothing else to do: `super().__init__()` may be left out.
 
     >>> class Scale(Module):
     ...     def __init__(self, size):
@@ -90,7 +123,7 @@ class Module:
     # ------------------------------------------------------- what belongs to it
 
     def _fields(self) -> Mapping[str, Any]:
-        """Where parameters and modules are looked for, by the name that begins their paths."""
+        """Where what belongs to it is looked for, by the name that begins the paths there."""
         return vars(self)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
@@ -140,17 +173,54 @@ class Module:
         """All parameters, each once."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def named_buffers(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Buffer]]:
+        """All buffers with their paths, in PyTorch's order.
+
+        Args:
+            remove_duplicate: give a buffer that stands in several places only once.
+
+        Raises:
+            ModuleCycleError: a module holds itself.
+        """
+        seen: set[Buffer] = set()
+        for path, module in self.named_modules(remove_duplicate=remove_duplicate):
+            for name, buffer in module._own_buffers():
+                if not (remove_duplicate and buffer in seen):
+                    seen.add(buffer)
+                    yield _joined(path, name), buffer
+
+    def buffers(self) -> Iterator[Buffer]:
+        """All buffers, each once."""
+        return (buffer for _, buffer in self.named_buffers())
+
+    def _own_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Those of this module itself."""
+        return _members(self, Buffer)
+
     # -------------------------------------------------------------- saved state
 
+    def _state(self) -> dict[str, Tensor]:
+        """What is saved: module by module its parameters, and its persistent buffers."""
+        state: dict[str, Tensor] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            for name, parameter in _members(module, Parameter):
+                state[_joined(path, name)] = parameter
+            for name, buffer in module._own_buffers():
+                if buffer.persistent:
+                    state[_joined(path, name)] = buffer
+        return state
+
     def state_dict(self) -> dict[str, Tensor]:
-        """All parameters by path, without gradients and sharing memory with the module."""
-        parameters = self.named_parameters(remove_duplicate=False)
-        return {name: parameter.detach() for name, parameter in parameters}
+        """All parameters and persistent buffers by path, sharing memory with the module.
+
+        They are without gradients.
+        """
+        return {name: tensor.detach() for name, tensor in self._state().items()}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
     ) -> IncompatibleKeys:
-        """Copy values into the parameters, in place.
+        """Copy values into the parameters and persistent buffers, in place.
 
         Args:
             state_dict: a `Tensor` or torch tensor for each path, as `state_dict` gives them, here
@@ -163,19 +233,19 @@ class Module:
         Raises:
             StateDictError: paths or shapes differ; names all of them, and nothing was changed.
         """
-        parameters = dict(self.named_parameters(remove_duplicate=False))
+        state = self._state()
         keys = IncompatibleKeys(
-            [key for key in parameters if key not in state_dict],
-            [key for key in state_dict if key not in parameters],
+            [key for key in state if key not in state_dict],
+            [key for key in state_dict if key not in state],
         )
         problems = []
         if strict and keys.missing_keys:
             problems.append(f"missing: {', '.join(keys.missing_keys)}")
         if strict and keys.unexpected_keys:
             problems.append(f"unexpected: {', '.join(keys.unexpected_keys)}")
-        values = {key: state_dict[key] for key in parameters if key in state_dict}
+        values = {key: state_dict[key] for key in state if key in state_dict}
         for key, value in values.items():
-            shape = parameters[key].shape
+            shape = state[key].shape
             if not isinstance(value, (Tensor, torch.Tensor)):
                 problems.append(f"{key}: expected a tensor, got {type(value).__name__}")
             elif value.shape != shape:
@@ -185,11 +255,11 @@ class Module:
                 f"this state dict does not fit {type(self).__name__}; {'; '.join(problems)}"
             )
         for key, value in values.items():
-            data = parameters[key].data
+            data = state[key].data
             if isinstance(data, torch.Tensor):
                 data.copy_(Tensor(value).as_torch())
             else:  # a plain number
-                parameters[key].data = float(value)
+                state[key].data = type(data)(value)
         return keys
 
     # ------------------------------------------------------------------- changes
@@ -220,9 +290,10 @@ class Module:
         device: torch.device | str | int | torch.dtype | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        """Move all parameters and their gradients to a device, or convert them, or both.
+        """Move all parameters, gradients and buffers to a device, or convert them, or both.
 
-        The parameters stay the same objects, so that an optimizer which has them goes on working.
+        Numbers that are no floating-point ones keep their dtype. The parameters stay the same
+        objects, so that an optimizer which has them goes on working.
 
         Args:
             device: the device; a dtype may stand here too, as in `module.to(torch.float64)`.
@@ -241,7 +312,43 @@ class Module:
             parameter.data = parameter.as_torch().to(device=device, dtype=wanted)
             if gradient is not None:
                 parameter.grad = Tensor(gradient.as_torch().to(device=device, dtype=wanted))
+        for module in self.modules():
+            module._move_buffers(device, dtype)
         return self
+
+    def _move_buffers(self, device: Any, dtype: torch.dtype | None) -> None:
+        """Do `to` for the buffers of this module itself."""
+        for _, buffer in self._own_buffers():
+            wanted = dtype if buffer.is_floating_point() else None
+            buffer.data = buffer.as_torch().to(device=device, dtype=wanted)
+
+    def reset_parameters(self) -> None:
+        """Have all layers inside begin anew: parameters are drawn, running statistics forgotten.
+
+        With the same `torch.manual_seed`, the numbers are those of a new module, if this one was
+        made layer by layer and none of them stands in two places. Modules with parameters of their
+        own say how these begin in a method of this name; it is for their constructors too.
+
+        Raises:
+            NotImplementedError: a module with parameters of its own does not say so.
+
+        >>> from tinygrad_ee559 import nn
+        >>> _ = torch.manual_seed(0)
+        >>> model = nn.Sequential(nn.Linear(1, 1), nn.Tanh())
+        >>> first = model[0].weight.item()
+        >>> _ = torch.manual_seed(0)
+        >>> model.reset_parameters()
+        >>> model[0].weight.item() == first
+        True
+        """
+        own = [name for name, _ in _members(self, Parameter)]
+        if own and type(self).reset_parameters is Module.reset_parameters:
+            raise NotImplementedError(
+                f"{self._get_name()} has parameters of its own ({', '.join(own)}), and does not "
+                "define how they begin; give it a method reset_parameters()"
+            )
+        for module in self.children():
+            module.reset_parameters()
 
     def apply(self: Self, function: Callable[[Module], Any]) -> Self:
         """Call a function on every module: on those inside a module first, on this one last.

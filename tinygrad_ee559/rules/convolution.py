@@ -30,7 +30,7 @@ def weight_gradient(g: Any, x: Any, shape: torch.Size, *options: Any) -> Any:
 
 
 def _bias_gradient(g: Any) -> Any:
-    return g.transpose(0, 1).flatten(1).sum(1)
+    return g.sum([0, *range(2, g.ndim)])
 
 
 rule(
