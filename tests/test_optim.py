@@ -1,12 +1,18 @@
-"""SGD against torch.optim.SGD: every bit of the updates, the interface, the errors."""
+"""Optimizers against torch.optim's: every bit of the updates, the interface, the errors."""
 
 import copy
 
 import pytest
 import torch
+from steps import close, data, interpreted, own_cache
 
+import tinygrad_ee559 as tg
 from tinygrad_ee559 import Tensor, nn, optim
+from tinygrad_ee559.compiling.lanes import LANES
+from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.errors import ChangedInPlaceError, StateDictError
+
+__all__ = ["interpreted", "own_cache"]
 
 SEED = 11
 SHAPES = [(25, 2), (25,), (3, 25), (1,), ()]
@@ -18,12 +24,18 @@ VARIANTS = {
     "nesterov": {"momentum": 0.9, "nesterov": True},
     "all": {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
 }
+ADAMS = {
+    "plain": {},
+    "weight decay": {"weight_decay": 0.1},
+    "amsgrad": {"amsgrad": True},
+    "all": {"weight_decay": 0.3, "amsgrad": True, "betas": (0.4, 0.9), "eps": 1e-3},
+}
 
 
-def parameters(dtype=torch.float32):
+def parameters(dtype=torch.float32, shapes=SHAPES):
     """The same leaves here and in PyTorch."""
     torch.manual_seed(SEED)
-    values = [torch.randn(shape, dtype=dtype) for shape in SHAPES]
+    values = [torch.randn(shape, dtype=dtype) for shape in shapes]
     ours = [Tensor(value.clone(), requires_grad=True) for value in values]
     return ours, [value.clone().requires_grad_() for value in values]
 
@@ -60,6 +72,42 @@ def test_updates_are_pytorchs_to_the_bit(variant, dtype):
         a.step()
         b.step()
         assert_same(ours, theirs)
+
+
+def compare_adams(name, ours, theirs, options, theirs_options, steps=200):
+    """Train both; not every parameter has a gradient every time, so they are at different steps."""
+    a = getattr(optim, name)(ours, **options)
+    b = getattr(torch.optim, name)(theirs, **theirs_options)
+    for step in range(steps):
+        set_gradients(ours, theirs, None if step % 3 else {0, step % 4, step % 5})
+        if isinstance(a.param_groups[0]["lr"], float):
+            a.param_groups[0]["lr"] = b.param_groups[0]["lr"] = 0.1 / (1 + step)
+        a.step()
+        b.step()
+        assert_same(ours, theirs)
+    assert all(q.isfinite().all() for q in theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", ADAMS)
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adams_updates_are_pytorchs_to_the_bit(name, variant, dtype):
+    options = {"lr": 0.1, **ADAMS[variant]}
+    compare_adams(name, *parameters(dtype), options, options)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adam_with_a_tensor_for_the_learning_rate(name):
+    """Which rounds what is computed with it to its own dtype."""
+    for lr in (torch.tensor(0.03), Tensor(torch.tensor(0.03))):
+        theirs = {"lr": torch.tensor(0.03), "weight_decay": 0.3}
+        compare_adams(name, *parameters(torch.float64), {**theirs, "lr": lr}, theirs, 30)
+
+
+def test_adam_of_large_and_of_complex_parameters():
+    large = parameters(shapes=[(600, 1000), (500, 1000), (3,)])
+    compare_adams("Adam", *large, *({"lr": 0.1, "amsgrad": True},) * 2, steps=4)
+    compare_adams("Adam", *parameters(torch.complex64), {"lr": 0.1}, {"lr": 0.1}, 20)
 
 
 @pytest.mark.parametrize("make", [torch.tensor, Tensor], ids=["torch", "here"])
@@ -114,6 +162,22 @@ def test_parameters_that_are_numbers_learn_as_float64_tensors_do(variant):
     assert [x.data for x in numbers] != values
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_numbers_learn_as_float64_tensors_do_with_adam(name):
+    values = [-0.7, 1.3]
+    numbers = [Tensor(value, requires_grad=True) for value in values]
+    theirs = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+    a = getattr(optim, name)(numbers, lr=0.1, weight_decay=0.1)
+    b = getattr(torch.optim, name)(theirs, lr=0.1, weight_decay=0.1)
+    for _ in range(20):
+        for (x, y), optimizer in ((numbers, a), (theirs, b)):
+            optimizer.zero_grad()
+            (x * y + (y - 1) * (y - 1) + x * x).backward()
+            optimizer.step()
+    assert all(type(x.data) is float and x.is_leaf for x in numbers)
+    assert [x.data for x in numbers] == pytest.approx([x.item() for x in theirs], rel=1e-14)
+
+
 def test_update_is_in_place_and_bumps_the_version():
     x = Tensor([1.0, 2.0], requires_grad=True)
     data, leaf = x.data, x.node
@@ -136,11 +200,14 @@ def test_momentum_does_not_hold_on_to_the_gradient():
         assert x.item() == expected and x.grad.item() == 1.0
 
 
-def test_frozen_parameters_and_those_without_gradient_stay():
+@pytest.mark.parametrize(
+    "kind, options", [("SGD", {"momentum": 0.9}), ("Adam", {}), ("AdamW", {"amsgrad": True})]
+)
+def test_frozen_parameters_and_those_without_gradient_stay(kind, options):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     model[0].requires_grad_(False)
     before = {name: value.data.clone() for name, value in model.state_dict().items()}
-    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = getattr(optim, kind)(model.parameters(), lr=0.1, weight_decay=0.1, **options)
     optimizer.step()  # no gradients at all
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
@@ -162,6 +229,20 @@ def test_groups_have_hyper_parameters_of_their_own():
             optimizer.step()
         assert_same(ours, theirs)
     assert [group["lr"] for group in optimizers[0].param_groups] == [0.1, 0.01, 0.1]
+
+
+def test_groups_have_hyper_parameters_of_their_own_with_adam():
+    ours, theirs = parameters()
+    optimizers = []
+    for library, p in ((optim, ours), (torch.optim, theirs)):
+        groups = [{"params": p[:2]}, {"params": p[2:4], "lr": 0.01, "betas": (0.5, 0.6)}]
+        optimizers.append(library.AdamW(groups, lr=0.1))
+        optimizers[-1].add_param_group({"params": p[4], "weight_decay": 0, "amsgrad": True})
+    for _ in range(10):
+        set_gradients(ours, theirs)
+        for optimizer in optimizers:
+            optimizer.step()
+        assert_same(ours, theirs)
 
 
 def test_zero_grad():
@@ -245,6 +326,146 @@ def test_load_state_dict_names_what_does_not_fit_and_changes_nothing():
     assert optimizer.param_groups[0]["lr"] == 0.5 and not optimizer.state_dict()["state"]
 
 
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adams_state_goes_to_pytorch_and_back(name, amsgrad):
+    """The steps of one training are made here, there, and here again."""
+    ours, theirs = parameters()
+    moved, reference = parameters()[0], parameters()[1]
+    optimizers = [
+        getattr(optim, name)(ours, lr=0.1, weight_decay=0.2, amsgrad=amsgrad),
+        getattr(torch.optim, name)(theirs, lr=9.0),
+        getattr(optim, name)(moved, lr=9.0),
+    ]
+    whole = getattr(torch.optim, name)(reference, lr=0.1, weight_decay=0.2, amsgrad=amsgrad)
+    previous = None
+    for leaves, optimizer in zip((ours, theirs, moved), optimizers):
+        if previous is not None:
+            state = previous[1].state_dict()
+            for values in state["state"].values():
+                for key, value in values.items():
+                    values[key] = value.data if isinstance(value, Tensor) else value
+            optimizer.load_state_dict(state)
+            for leaf, other in zip(leaves, previous[0]):
+                leaf.data.copy_(other.data)
+        for step in range(5):
+            gradients = [torch.randn(leaf.shape) for leaf in leaves]
+            for leaf, other, g in zip(leaves, reference, gradients):
+                leaf.grad = Tensor(g) if isinstance(leaf, Tensor) else g
+                other.grad = g.clone()
+            if not step:
+                leaves[1].grad = reference[1].grad = None
+            optimizer.step()
+            whole.step()
+            for leaf, other in zip(leaves, reference):
+                assert torch.equal(leaf.data, other.data)
+        previous = leaves, optimizer
+    expected, found = whole.state_dict(), optimizers[2].state_dict()
+    assert [state["step"].item() for state in found["state"].values()] == [15, 12, 15, 15, 15]
+    for number, state in expected["state"].items():
+        assert found["state"][number].keys() == state.keys()
+        for key, value in state.items():
+            other = found["state"][number][key].data
+            assert torch.equal(other, value) and other.dtype == value.dtype
+    assert found["param_groups"][0].items() <= expected["param_groups"][0].items()
+
+
+def test_adamw_stays_adamw_with_a_state_of_adam():
+    ours, _ = parameters()
+    optimizer = optim.AdamW(ours)
+    optimizer.load_state_dict(optim.Adam(ours, lr=0.5).state_dict())
+    group = optimizer.param_groups[0]
+    assert group["lr"] == 0.5 and group["decoupled_weight_decay"] is True
+
+
+def test_a_loaded_learning_rate_is_a_copy():
+    ours, _ = parameters()
+    lr = torch.tensor(0.1)
+    state = optim.Adam(ours, lr=lr).state_dict()
+    fresh = optim.Adam(ours)
+    fresh.load_state_dict(state)
+    lr.fill_(7.0)
+    assert fresh.param_groups[0]["lr"].item() == pytest.approx(0.1)
+
+
+# ----------------------------------------------------------------------- programs
+
+
+class Adams:
+    """A model, an Adam, and the step for them."""
+
+    def __init__(self, name, dtype=torch.float32, seed=0, **options):
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(nn.Linear(3, 2), nn.Tanh()).to(dtype)
+        self.optimizer = getattr(optim, name)(self.model.parameters(), **options)
+        criterion = nn.MSELoss()
+
+        def step(x, y):
+            self.optimizer.zero_grad()
+            loss = criterion(self.model(x), y)
+            loss.backward()
+            self.optimizer.step()
+            return loss
+
+        self.step = step
+
+    def tensors(self):
+        kept = self.optimizer.steps, self.optimizer.averages, self.optimizer.squares
+        return [p.data for p in self.model.parameters()] + [t for d in kept for t in d.values()]
+
+
+@pytest.mark.no_cover
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize(
+    "name, dtype, options",
+    [
+        ("Adam", torch.float32, {"lr": 0.01}),
+        (
+            "AdamW", torch.float64,
+            {"lr": torch.tensor(0.01), "weight_decay": 0.1, "amsgrad": True},
+        ),
+    ],
+    ids=["single", "double"],
+)  # fmt: skip
+def test_programs_of_adam_do_what_steps_do(name, dtype, options):
+    ours, theirs = (Adams(name, dtype, **copy.deepcopy(options)) for _ in range(2))
+    compiled = tg.compile(ours.step)
+    for i in range(100):
+        x, y = data(seed=i, dtype=dtype)
+        if i == 50:
+            for adams in (ours, theirs):
+                lr = adams.optimizer.param_groups[0]["lr"]
+                if isinstance(lr, torch.Tensor):
+                    lr.mul_(0.5)  # no other program
+        close([compiled(x, y).data], [theirs.step(x, y).detach().data])
+    close(ours.tensors(), theirs.tensors())
+    assert isinstance(compiled.programs[0]._executable, Native) and len(compiled.programs) == 1
+
+
+@pytest.mark.parametrize(
+    "name, rates, options",
+    [
+        ("Adam", [torch.tensor(lr) for lr in (0.01, 0.003, 0.001)], {"weight_decay": 0.1}),
+        ("AdamW", [0.01] * 3, {"weight_decay": 0.1, "amsgrad": True}),
+    ],
+    ids=["tensors", "numbers"],
+)
+def test_ensembles_of_adams(interpreted, name, rates, options):
+    ours, theirs = (
+        [Adams(name, seed=s, lr=copy.deepcopy(lr), **options) for s, lr in enumerate(rates)]
+        for _ in range(2)
+    )
+    ensemble = tg.ensemble([adams.step for adams in ours])
+    x, y = data(50, 3)
+    ensemble.loop(x, y)
+    (together,) = ensemble._together
+    assert together._layout.lanes == LANES
+    for j, (one, other) in enumerate(zip(ours, theirs)):
+        for i in range(50):
+            other.step(x[i, j], y[i, j])
+        close(one.tensors(), other.tensors())
+
+
 # ------------------------------------------------------------------------- errors
 
 
@@ -265,6 +486,44 @@ def test_hyper_parameters_out_of_range(options, message):
         optim.SGD([x], **options)
     with pytest.raises(ValueError, match=message):
         optim.SGD([{"params": [x], **options}])
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lr": -0.1}, "lr must be 0 or more, not -0.1"),
+        ({"eps": -1.0}, "eps must be 0 or more, not -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be 0 or more, not nan"),
+        ({"betas": (0.9, 1.0)}, r"betas must be from 0 to below 1, not \(0.9, 1.0\)"),
+        ({"betas": (-0.1, 0.9)}, r"betas must be from 0 to below 1, not \(-0.1, 0.9\)"),
+    ],
+)
+def test_hyper_parameters_of_adam_out_of_range(name, options, message):
+    x = Tensor([1.0], requires_grad=True)
+    for given in (([x], options), ([{"params": [x], **options}], {})):
+        with pytest.raises(ValueError, match=message):
+            getattr(optim, name)(given[0], **given[1])
+
+
+def test_states_that_do_not_fit_adam():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    optimizer = optim.Adam([x])
+    with pytest.raises(StateDictError, match="fit Adam; betas is missing; .*momentum=0.9 is not"):
+        optimizer.load_state_dict(optim.SGD([x], momentum=0.9).state_dict())
+    state = optimizer.state_dict()
+    state["state"] = {0: {"step": torch.zeros(2), "exp_avg": torch.zeros(3)}}
+    with pytest.raises(StateDictError) as error:
+        optimizer.load_state_dict(state)
+    assert str(error.value) == (
+        "this state dict does not fit Adam; the step of parameter 0 has shape [2], expected []; "
+        "the exp_avg of parameter 0 has shape [3], expected [2]"
+    )
+
+
+def test_an_optimizer_without_a_rule():
+    with pytest.raises(NotImplementedError, match="Optimizer does not define step"):
+        optim.Optimizer([Tensor([1.0], requires_grad=True)], {"lr": 0.1}).step()
 
 
 def test_parameters_that_cannot_be_optimized():

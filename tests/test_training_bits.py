@@ -13,6 +13,8 @@ VARIANTS = {
     "nesterov": {"lr": 0.05, "momentum": 0.9, "nesterov": True},
     "weight decay": {"lr": 0.1, "weight_decay": 1e-3},
     "dampening": {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 1e-4},
+    "Adam": {"lr": 3e-3, "weight_decay": 1e-4},
+    "AdamW": {"lr": 3e-3, "amsgrad": True},
 }
 
 
@@ -56,13 +58,14 @@ def digits_data(dtype):
     return torch.randn(1000, 20, dtype=dtype), torch.randint(10, (1000,))
 
 
-def train(library, optimizers, network, activation, data, dtype, options):
+def train(library, optimizers, network, activation, data, dtype, variant):
     """The losses of a run and its final parameters, as raw torch tensors."""
     torch.manual_seed(SEED)
     x, y = data(dtype)
     model, loss_function = network(library, getattr(library, activation))
     model.to(dtype)
-    optimizer = optimizers.SGD(model.parameters(), **options)
+    kind = getattr(optimizers, variant if variant.startswith("Adam") else "SGD")
+    optimizer = kind(model.parameters(), **VARIANTS[variant])
     losses = []
     for _ in range(STEPS):
         batch = torch.randint(len(x), (100,))
@@ -87,7 +90,7 @@ def train(library, optimizers, network, activation, data, dtype, options):
     ids=["disk-relu", "disk-leaky-relu", "digits-relu", "digits-tanh"],
 )
 def test_run_is_pytorchs_in_every_bit(network, activation, data, variant, dtype):
-    run = (network, activation, data, dtype, VARIANTS[variant])
+    run = (network, activation, data, dtype, variant)
     losses, parameters = train(nn, optim, *run)
     expected_losses, expected_parameters = train(torch.nn, torch.optim, *run)
     assert torch.equal(losses, expected_losses)
