@@ -4,7 +4,7 @@ import torch
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import plots
-from tinygrad_ee559.data import Batches, disk, normalize, one_hot
+from tinygrad_ee559.data import DISK, Batches, disk, normalize, one_hot
 from tinygrad_ee559.training import evaluate
 
 torch.set_num_threads(1)  # matrices this small gain nothing from more
@@ -47,6 +47,6 @@ for epoch in range(1, 101):
         print(f"epoch {epoch:3}: test loss {test_loss:.4f}, accuracy {accuracy:.1%}")
 
 plots.decision_boundary(
-    "disk.png", lambda points: model(inputs_of(points)), test_points, test_labels
+    "disk.png", DISK, lambda points: model(inputs_of(points)), test_points, test_labels
 )
 print("disk.png shows what it learned")

@@ -37,7 +37,7 @@ network = nn.Sequential(
 )  # fmt: skip
 model = tg.from_torch(network)
 optimizer = tg.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-fit(model, tg.nn.CrossEntropyLoss(), optimizer, train, epochs=8, test=test, after_epoch=[print])
+fit(model, tg.nn.CrossEntropyLoss(), optimizer, train, epochs=8, test=test, callbacks=[print])
 
 shown = images[[1500 + labels[1500:].tolist().index(kind) for kind in range(10)]]
 answers = model(shown).argmax(1, keepdim=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import saving
 from tinygrad_ee559.data import Batches, mnist, normalize
-from tinygrad_ee559.training import fit, linear_decay
+from tinygrad_ee559.training import fit
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "mnist"
 
@@ -27,6 +27,7 @@ test = Batches(inputs_of(test_images), test_labels, batch_size=1000)
 torch.manual_seed(0)
 model = tg.nn.Sequential(tg.nn.Linear(784, 128), tg.nn.ReLU(), tg.nn.Linear(128, 10))
 optimizer = tg.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+scheduler = tg.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=4)
 
 # After every epoch: lower the learning rate, then print what the epoch came to.
 fit(
@@ -36,7 +37,7 @@ fit(
     train,
     epochs=4,
     test=test,
-    after_epoch=[linear_decay(optimizer, epochs=4), print],
+    callbacks=[lambda _: scheduler.step(), print],
     console=Console(),
 )
 

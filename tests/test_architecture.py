@@ -24,9 +24,11 @@ FLOORS = [
     ["nn"],
     ["optim"],
     ["func", "bridge"],
-    ["data", "profiling", "saving"],
-    ["training"],
+    ["data", "metrics", "profiling", "saving"],
     ["plots"],
+    ["history"],
+    ["resuming"],
+    ["training"],
     ["demo", "mnist"],
     ["__main__"],
 ]

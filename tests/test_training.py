@@ -1,24 +1,20 @@
 """The training loop: what it computes, what it reports, what it leaves alone."""
 
+import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
 from rich.console import Console
+from sklearn import metrics as sklearn_metrics
 
-import tinygrad_ee559 as tg
 from tinygrad_ee559 import demo, nn, optim
 from tinygrad_ee559.data import Batches
-from tinygrad_ee559.training import (
-    Epoch,
-    correct,
-    evaluate,
-    fit,
-    linear_decay,
-    seeded,
-    train_epoch,
-)
+from tinygrad_ee559.history import Epoch, History
+from tinygrad_ee559.metrics import confusion_matrix, f1_score
+from tinygrad_ee559.training import evaluate, fit, seeded, train_epoch
 
 
 def data(seed, count=230):
@@ -39,8 +35,14 @@ def model_and_optimizer(lr=0.1):
     return model, optim.SGD(model.parameters(), lr=lr, momentum=0.9)
 
 
+def model_and_loss_and_optimizer():
+    model, optimizer = model_and_optimizer()
+    return model, nn.MSELoss(), optimizer
+
+
 def test_fit_equals_the_same_loop_in_pytorch_to_the_bit():
     model, optimizer = model_and_optimizer()
+    scheduler = optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=4)
     history = fit(
         model,
         nn.MSELoss(),
@@ -48,7 +50,7 @@ def test_fit_equals_the_same_loop_in_pytorch_to_the_bit():
         batches(1),
         epochs=4,
         test=batches(2, shuffled=False),
-        after_epoch=[linear_decay(optimizer, 4)],
+        callbacks=[lambda _: scheduler.step()],
     )
 
     with seeded(0):
@@ -56,6 +58,7 @@ def test_fit_equals_the_same_loop_in_pytorch_to_the_bit():
             torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)
         )
     torch_optimizer = torch.optim.SGD(torch_model.parameters(), lr=0.1, momentum=0.9)
+    torch_scheduler = torch.optim.lr_scheduler.LinearLR(torch_optimizer, 1.0, 0.0, total_iters=4)
     torch_loss = torch.nn.MSELoss()
     train = batches(1)
     for epoch in history:
@@ -74,7 +77,7 @@ def test_fit_equals_the_same_loop_in_pytorch_to_the_bit():
         assert epoch.test_loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-6)
         right = (outputs.argmax(1) == targets.argmax(1)).sum().item()
         assert epoch.test_accuracy == right / 230
-        torch_optimizer.param_groups[0]["lr"] = 0.1 * (1 - epoch.number / 4)
+        torch_scheduler.step()
     for ours, theirs in zip(model.parameters(), torch_model.parameters(), strict=True):
         assert torch.equal(ours.data, theirs.detach())
 
@@ -89,20 +92,94 @@ def test_epochs_are_numbered_and_reported_in_order():
         batches(1),
         epochs=3,
         test=batches(2),
-        after_epoch=[lambda epoch: seen.append(("a", epoch)), lambda e: seen.append(("b", e))],
+        callbacks=[lambda epoch: seen.append(("a", epoch)), lambda e: seen.append(("b", e))],
     )
     assert [epoch.number for epoch in history] == [1, 2, 3]
     assert seen == [(name, epoch) for epoch in history for name in "ab"]
 
 
-def test_linear_decay_ends_at_zero():
-    _, optimizer = model_and_optimizer(lr=0.8)
-    decay = linear_decay(optimizer, 4)
-    rates = []
-    for number in (1, 2, 3, 4):
-        decay(Epoch(number, 0.0, 0.0, 0.0, 0.0))
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.6, 0.4, 0.2, 0.0])
+def test_a_callback_that_returns_true_ends_training_after_all_callbacks():
+    seen = []
+    history = fit(
+        *model_and_loss_and_optimizer(),
+        batches(1),
+        epochs=9,
+        callbacks=[lambda epoch: epoch.number == 3, lambda epoch: seen.append(epoch.number) or 1],
+    )
+    assert len(history) == 3 and seen == [1, 2, 3]
+
+
+def test_only_training_counts_as_time(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    class Slow(nn.Module):
+        def __init__(self):
+            self.inside = nn.Linear(4, 3)
+
+        def forward(self, x):
+            clock[0] += 1 if self.training else 100
+            return self.inside(x)
+
+    model = Slow()
+
+    def wait(_epoch):
+        clock[0] += 1000
+
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    options = {"test": batches(2), "callbacks": [wait]}
+    history = fit(model, nn.MSELoss(), optimizer, batches(1), 2, **options)
+    assert [epoch.seconds for epoch in history] == [5, 5]
+
+
+def test_metrics_see_all_of_the_test_set_at_once():
+    model, optimizer = model_and_optimizer()
+    generator = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(95, 4), torch.randint(3, (95,), generator=generator)
+
+    def macro(outputs, targets):
+        return f1_score(outputs, targets, average="macro")
+
+    def count(outputs, targets):
+        return confusion_matrix(outputs, targets).sum()
+
+    test = Batches(inputs, labels, 10)
+    (epoch,) = fit(
+        model, nn.CrossEntropyLoss(), optimizer, test, 1, test=test, metrics=(macro, count)
+    )
+    answers = model(inputs).data.argmax(1)
+    assert list(epoch.values) == ["train_loss", "test_loss", "test_macro", "test_count"]
+    assert epoch.test_macro == pytest.approx(
+        sklearn_metrics.f1_score(labels, answers, average="macro")
+    )
+    assert epoch.test_count == 95
+
+
+def test_history_has_what_was_measured_in_every_epoch_as_columns():
+    history = History(
+        [Epoch(1, 0.5, {"train_loss": 2.0}), Epoch(2, 0.5, {"train_loss": 1.0, "test_loss": 3.0})]
+    )
+    assert history.train_loss == [2.0, 1.0]
+    assert history.columns() == {"train_loss": [2.0, 1.0]}
+    for thing, name, known in (
+        (history, "test_loss", "train_loss"),
+        (history[0], "test_accuracy", "train_loss"),
+        (History(), "train_loss", "no values"),
+    ):
+        with pytest.raises(AttributeError, match=f"{name} was not measured; known are {known}"):
+            getattr(thing, name)
+    assert copy.deepcopy(history) == history and pickle.loads(pickle.dumps(history)) == history
+
+
+def test_callbacks_may_add_values():
+    model, optimizer = model_and_optimizer()
+
+    def learning_rate(epoch):
+        epoch.values["learning_rate"] = optimizer.param_groups[0]["lr"]
+
+    history = fit(model, nn.MSELoss(), optimizer, batches(1), 2, callbacks=[learning_rate])
+    assert history.learning_rate == [0.1, 0.1]
+    assert not hasattr(history, "test_loss")
 
 
 class Watched(nn.Module):
@@ -132,15 +209,6 @@ def test_evaluation_changes_no_parameter_and_leaves_no_gradient():
     evaluate(model, nn.MSELoss(), batches(1))
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter.data, before[name]) and parameter.grad is None
-
-
-def test_right_answers_by_index_and_by_row():
-    outputs = tg.Tensor([[0.1, 0.9, 0.0], [0.3, 0.2, 0.5], [2.0, 1.0, 0.0], [0.0, 0.1, 0.0]])
-    labels = torch.tensor([1, 0, 0, 1])
-    expected = [True, False, True, True]
-    assert correct(outputs, tg.Tensor(labels)).tolist() == expected
-    rows = torch.nn.functional.one_hot(labels, 3)
-    assert correct(outputs, tg.Tensor(rows)).tolist() == expected
 
 
 def test_divergence_is_an_error_that_says_what_to_do():

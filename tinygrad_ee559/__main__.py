@@ -1,4 +1,4 @@
-"""The command line: `python -m tinygrad_ee559 demo` and `python -m tinygrad_ee559 train mnist`."""
+"""The command line: `python -m tinygrad_ee559 demo`, `... train mnist` and `... reports`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "demo":
             demo.run(options.out, options.epochs, options.seed, console)
+        elif options.command == "reports":
+            _run_reports(options, console)
         else:
             mnist.run(
                 options.data,
@@ -62,13 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a network on real data")
     datasets = train.add_subparsers(dest="dataset", required=True)
     command = datasets.add_parser("mnist", help="a network of 784-512-512-512-10 reads digits")
-    command.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="holds MNIST's four original files; those that are missing are downloaded there",
-    )
+    _add_data_option(command)
     command.add_argument(
         "--samples",
         type=_samples,
@@ -83,7 +80,58 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=_count, default=100, metavar="N", help="images per step (default: 100)"
     )
     _add_run_options(command, out="build/mnist", epochs=8)
+
+    command = commands.add_parser(
+        "reports", help="list five published experiments, or reproduce one beside PyTorch"
+    )
+    command.add_argument(
+        "number", nargs="?", type=int, choices=range(1, 6), help="of one; none: all are listed"
+    )
+    command.add_argument("--quick", action="store_true", help="a small version, in seconds")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for tables and figures (default: build/reports/NUMBER)",
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on with what an interrupted run left in --out"
+    )
+    _add_data_option(command)
     return parser
+
+
+def _run_reports(options: argparse.Namespace, console: Console) -> None:
+    """List the reports, or run one. They are examples: they lie beside the package in a checkout.
+
+    Raises:
+        OSError: this is no checkout, or a file is missing, damaged or cannot be written.
+    """
+    examples = Path(__file__).parents[1] / "examples"
+    if not (examples / "reports").is_dir():
+        raise FileNotFoundError(
+            f"the reports belong to a checkout, and {examples / 'reports'} does not exist; clone "
+            "the repository and run this there"
+        )
+    sys.path.insert(0, str(examples))
+    reports = import_module("reports").REPORTS
+    if options.number is None:
+        for number, report in enumerate(reports, 1):
+            console.out(f"{number}  {report.title}")
+        return
+    folder = options.out or Path("build/reports") / str(options.number)
+    report = reports[options.number - 1]
+    report.run(folder, options.quick, options.resume, options.data, console)
+
+
+def _add_data_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="holds MNIST's four original files; those that are missing are downloaded there "
+        "(default: $TINYGRAD_EE559_DATA, or else a folder in the user's cache)",
+    )
 
 
 def _add_run_options(command: argparse.ArgumentParser, out: str, epochs: int) -> None:

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from tinygrad_ee559 import nn, optim, plots
-from tinygrad_ee559.data import Batches, disk, normalize, one_hot
+from tinygrad_ee559.data import DISK, Batches, disk, normalize, one_hot
 from tinygrad_ee559.draw import draw
 from tinygrad_ee559.gradients import grad
+from tinygrad_ee559.history import History
 from tinygrad_ee559.tensor import Tensor
-from tinygrad_ee559.training import Epoch, fit, linear_decay, seeded
+from tinygrad_ee559.training import fit, seeded
 
 POINT = -0.4, [[1.0, 2.0], [3.0, 4.0]]  # where the expression is evaluated: a and b
 
@@ -26,7 +27,7 @@ LR = 0.2
 MOMENTUM = 0.9
 
 
-def run(out: Path, epochs: int, seed: int, console: Console) -> list[Epoch]:
+def run(out: Path, epochs: int, seed: int, console: Console) -> History:
     """All of the demo; its pictures go to the folder `out`.
 
     Returns:
@@ -54,8 +55,10 @@ def run(out: Path, epochs: int, seed: int, console: Console) -> list[Epoch]:
 
     console.print("\n[bold]4. The network, its training and what it learned[/]\n")
     draw(model(inputs_of(points)), out / "network.svg")
-    plots.loss_curve(out / "loss.png", history)
-    plots.decision_boundary(out / "boundary.png", lambda p: model(inputs_of(p)), points, labels)
+    history.plot(out / "loss.png")
+    plots.decision_boundary(
+        out / "boundary.png", DISK, lambda p: model(inputs_of(p)), points, labels
+    )
     for name in ("network.svg", "loss.png", "boundary.png"):
         console.out("  ", out / name)
     return history
@@ -99,7 +102,7 @@ class DiskRun(NamedTuple):
     """A classifier of points, how it was trained, and the points that it was tested on."""
 
     model: nn.Module
-    history: list[Epoch]
+    history: History
     points: Tensor
     labels: Tensor
 
@@ -133,6 +136,7 @@ def train_disk(epochs: int, seed: int, console: Console | None = None) -> DiskRu
             nn.Linear(25, 2),
         )
     optimizer = optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+    scheduler = optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs)
     history = fit(
         model,
         nn.MSELoss(),
@@ -140,7 +144,7 @@ def train_disk(epochs: int, seed: int, console: Console | None = None) -> DiskRu
         Batches(inputs_of(train_points), one_hot(train_labels, 2), BATCH_SIZE, generator),
         epochs,
         test=Batches(inputs_of(points), one_hot(labels, 2), len(points)),
-        after_epoch=[linear_decay(optimizer, epochs)],
+        callbacks=[lambda _: scheduler.step()],
         console=console,
     )
     return DiskRun(model, history, points, labels)

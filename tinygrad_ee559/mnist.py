@@ -10,8 +10,9 @@ from rich.console import Console
 
 from tinygrad_ee559 import nn, optim, plots, saving
 from tinygrad_ee559.data import Batches, mnist, normalize
+from tinygrad_ee559.history import History
 from tinygrad_ee559.tensor import Tensor
-from tinygrad_ee559.training import Epoch, fit, linear_decay, seeded
+from tinygrad_ee559.training import fit, seeded
 
 TRAINING_IMAGES = 60_000
 MOMENTUM = 0.9
@@ -20,7 +21,7 @@ MEAN, STD = 0.1307, 0.3081
 
 
 def run(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None,
     out: Path,
     *,
     samples: int,
@@ -29,8 +30,10 @@ def run(
     batch_size: int,
     seed: int,
     console: Console,
-) -> list[Epoch]:
+) -> History:
     """Train on the first `samples` training images; save the model and show its mistakes.
+
+    The images are in the folder `data`; if it is None, where `data.mnist` looks for them.
 
     Returns:
         What training came to.
@@ -47,6 +50,7 @@ def run(
     generator = torch.Generator().manual_seed(seed)
     model = network(seed)
     optimizer = optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
+    scheduler = optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs)
     test = Batches(inputs_of(test_images), test_labels, batch_size=1000)
     history = fit(
         model,
@@ -55,7 +59,7 @@ def run(
         Batches(inputs_of(images[:samples]), labels[:samples], batch_size, generator),
         epochs,
         test=test,
-        after_epoch=[linear_decay(optimizer, epochs), console.out],
+        callbacks=[lambda _: scheduler.step(), console.out],
         console=console,
     )
     saving.save(out / "model.safetensors", model)

@@ -1,92 +1,178 @@
-"""Pictures of training: the loss curve, the decision boundary, the digits that are still wrong.
+"""Pictures of training: learning curves, decision boundaries, the digits that are still wrong.
 
-Figures are made without pyplot, so neither its backend nor its list of open figures changes.
+Figures are made without pyplot, so neither its backend nor its list of open figures changes. A
+picture is written in the format that its name ends in, such as PNG or SVG; the same picture is the
+same file.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from tinygrad_ee559.data import DISK_CENTER, DISK_RADIUS
+from tinygrad_ee559.data import Region
 from tinygrad_ee559.tensor import Tensor
-from tinygrad_ee559.training import Epoch
+
+Array = np.ndarray[Any, Any]
 
 _BLUE, _ORANGE, _RED, _GRAY = "#2f6db3", "#e07b39", "#c01f2e", "#444444"
 _OUT_TO_IN = LinearSegmentedColormap.from_list("out_to_in", ["#9fc1e8", "#ffffff", "#f6c199"])
 _DPI = 150
+_SIDE = 301  # points, of the grid on which a classifier is asked
+_COLORS = {"train": _BLUE, "test": _ORANGE, "": _GRAY}
 
 
-def loss_curve(path: str | os.PathLike[str], history: Sequence[Epoch]) -> None:
-    """Draw the losses, on a logarithmic scale, and the test accuracy, epoch by epoch."""
-    epochs = [epoch.number for epoch in history]
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    losses, accuracy = figure.subplots(1, 2)
-    losses.plot(epochs, [epoch.train_loss for epoch in history], color=_BLUE, label="train")
-    losses.plot(epochs, [epoch.test_loss for epoch in history], color=_ORANGE, label="test")
-    losses.set(title="Loss", xlabel="epoch", ylabel="mean loss", yscale="log")
-    losses.legend(frameon=False)
-    accuracy.plot(epochs, [epoch.test_accuracy for epoch in history], color=_ORANGE)
-    last = history[-1].test_accuracy
-    accuracy.set(
-        title=f"Test accuracy: {last:.2%} in the end", xlabel="epoch", ylabel="right answers"
-    )
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
-    for axes in (losses, accuracy):
+def curves(
+    axes: Axes,
+    epochs: Sequence[int],
+    runs: Sequence[Sequence[float]] | Array,
+    label: str,
+    color: str | None = None,
+) -> None:
+    """Draw the mean of several runs, and a band of one standard deviation around it.
+
+    Args:
+        axes: what is drawn on. On a logarithmic scale, the band ends at the lowest of the runs.
+        epochs: their numbers, `[epochs]`.
+        runs: what each run came to, `[runs, epochs]`; a single one has no band.
+        label: for the legend.
+        color: of line and band; the next one of the axes if None.
+    """
+    values = np.asarray(runs, dtype=float)
+    mean = values.mean(0)
+    (line,) = axes.plot(epochs, mean, color=color, label=label, marker="." * (len(epochs) == 1))
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        low = mean - spread
+        if axes.get_yscale() == "log":
+            low = np.maximum(low, values.min(0))
+        axes.fill_between(
+            epochs, low, mean + spread, color=line.get_color(), alpha=0.2, linewidth=0
+        )
+
+
+def learning_curves(
+    path: str | os.PathLike[str], epochs: Sequence[int], columns: Mapping[str, Sequence[float]]
+) -> None:
+    """Draw what a run came to, epoch by epoch: the losses, on a logarithmic scale, and the metrics.
+
+    Args:
+        path: the picture.
+        epochs: their numbers, `[epochs]`.
+        columns: numbers by name, `[epochs]` each. Those of one thing, such as "train_loss" and
+            "test_loss", are drawn together.
+    """
+    things: dict[str, dict[str, Sequence[float]]] = {}
+    for name, column in columns.items():
+        where, _, thing = name.partition("_")
+        if where not in _COLORS:
+            where, thing = "", name
+        things.setdefault(thing, {})[where] = column
+    figure = Figure(figsize=(4.5 * len(things), 3.8), layout="constrained")
+    beside = figure.subplots(1, len(things), squeeze=False)[0]
+    for axes, (thing, lines) in zip(beside, things.items()):
+        if thing == "loss" and all(min(column) > 0 for column in lines.values()):
+            axes.set_yscale("log")
+        for where in (where for where in _COLORS if where in lines):
+            curves(axes, epochs, [lines[where]], where, _COLORS[where])
+        if any(lines):
+            axes.legend(frameon=False)
+        if thing == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(title=thing.replace("_", " ").capitalize(), xlabel="epoch")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.savefig(path, dpi=_DPI)
+    save(figure, path)
 
 
 def decision_boundary(
     path: str | os.PathLike[str],
+    region: Region,
     predict: Callable[[Tensor], Tensor],
     points: Tensor,
     labels: Tensor,
 ) -> None:
-    """Draw what a classifier learned about the disk, the true circle, and test points.
+    """Draw what a classifier learned about a region, the true circles, and test points.
 
     Args:
         path: the picture.
-        predict: gives two outputs for each of `[n, 2]` points of the unit square.
+        region: what there was to be learned, such as `data.DISK`.
+        predict: gives two outputs for each of `[n, 2]` points of the region's square.
         points: test points, `[n, 2]`.
-        labels: 1 where a point is inside the disk, `[n]`.
+        labels: of the points, `[n]`, 0 or 1.
     """
-    side = torch.linspace(0, 1, 301)
-    grid = Tensor(torch.cartesian_prod(side, side))
-    with torch.no_grad():
-        score = _score(predict(grid)).reshape(301, 301).T
-        inside = labels.numpy() == 1
-        wrong = (_score(predict(points)) > 0) != inside
-    figure = Figure(figsize=(6, 6.4), layout="constrained")
+    figure = Figure(figsize=(6, 6.6), layout="compressed")
     axes = figure.subplots()
-    scale = side.numpy()
-    axes.contourf(scale, scale, score.clip(-1, 1), levels=41, cmap=_OUT_TO_IN, vmin=-1, vmax=1)
-    axes.contour(scale, scale, score, levels=[0], colors=_GRAY, linewidths=2)
+    right = decision_on(axes, region, predict, points, labels)
+    axes.set_title(f"Decision boundary: {right:.1%} of {len(points):,} test points are right")
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=0.9, frameon=False)
+    save(figure, path)
+
+
+def decision_on(
+    axes: Axes,
+    region: Region,
+    predict: Callable[[Tensor], Tensor],
+    points: Tensor,
+    labels: Tensor,
+) -> float:
+    """Draw a decision boundary on axes that may stand beside others.
+
+    Args:
+        axes: what is drawn on; title and legend are left to the caller.
+        region: as `decision_boundary` takes it, like all that follows.
+        predict: gives two outputs for each point.
+        points: test points, `[n, 2]`.
+        labels: of the points, `[n]`.
+
+    Returns:
+        The fraction of the points that are right.
+    """
+    side = torch.linspace(region.low, region.high, _SIDE)
+    with torch.no_grad():
+        grid = Tensor(torch.cartesian_prod(side, side))
+        score = _score(predict(grid)).reshape(_SIDE, _SIDE).T
+        ones = labels.numpy() == 1
+        wrong = (_score(predict(points)) > 0) != ones
+    square = (region.low, region.high)
+    axes.imshow(
+        score, extent=square * 2, origin="lower", interpolation="bilinear",
+        cmap=_OUT_TO_IN, vmin=-1, vmax=1,
+    )  # fmt: skip
+    if score.min() < 0 < score.max():
+        axes.contour(side.numpy(), side.numpy(), score, levels=[0], colors=_GRAY, linewidths=2)
     x, y = points.numpy().T
-    for shown, name, color in ((~inside, "outside", _BLUE), (inside, "inside", _ORANGE)):
-        axes.scatter(x[shown], y[shown], s=9, color=color, linewidths=0, label=name)
+    for shown, label, color in ((~ones, "label 0", _BLUE), (ones, "label 1", _ORANGE)):
+        axes.scatter(x[shown], y[shown], s=9, color=color, linewidths=0, label=label)
     axes.plot([], [], color=_GRAY, linewidth=2, label="learned boundary")
-    turn = np.linspace(0, 2 * np.pi, 361)
-    circle = DISK_CENTER + DISK_RADIUS * np.stack([np.cos(turn), np.sin(turn)])
-    axes.plot(*circle, color=_GRAY, linewidth=1.2, linestyle=(0, (4, 3)), label="true circle")
+    true_boundary(axes, region)
     axes.scatter(
         x[wrong], y[wrong], s=60, facecolors="none", edgecolors=_RED, linewidths=1.3, label="wrong"
     )
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
-    right = 1 - wrong.mean()
-    axes.set_title(f"Decision boundary: {right:.1%} of {len(points):,} test points are right")
-    figure.legend(loc="outside lower center", ncols=5, columnspacing=0.9, frameon=False)
-    figure.savefig(path, dpi=_DPI)
+    axes.set(xlim=square, ylim=square, aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    return float(1 - wrong.mean())
+
+
+def true_boundary(axes: Axes, region: Region) -> None:
+    """Draw the circles of a region."""
+    turn = np.linspace(0, 2 * np.pi, 361)
+    circle = np.stack([np.cos(turn), np.sin(turn)])
+    for i, (center, radius) in enumerate(region.circles):
+        around = np.reshape(center, (2, 1)) + radius * circle
+        label = None if i else "true boundary"
+        axes.plot(*around, color=_GRAY, linewidth=1.2, linestyle=(0, (4, 3)), label=label)
 
 
 def wrong_digits(
@@ -121,11 +207,18 @@ def wrong_digits(
     for axes, index in zip(grid, shown):
         axes.imshow(images.numpy()[index], cmap="gray_r", vmin=0, vmax=1)
         axes.set_title(f"{truths[index]} → {answers[index]}", fontsize=10, color=_GRAY)
-    figure.savefig(path, dpi=_DPI)
+    save(figure, path)
 
 
-def _score(outputs: Tensor) -> np.ndarray[Any, Any]:
+def _score(outputs: Tensor) -> Array:
     """How much more the second output says than the first."""
-    outside, inside = outputs.numpy().T
-    score: np.ndarray[Any, Any] = inside - outside
+    zero, one = outputs.numpy().T
+    score: Array = one - zero
     return score
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a picture; without the date and the random names that SVG files get by default."""
+    vector = Path(path).suffix.lower() == ".svg"
+    with rc_context({"svg.hashsalt": "tinygrad_ee559"}):
+        figure.savefig(path, dpi=_DPI, metadata={"Date": None} if vector else None)

@@ -1,6 +1,7 @@
 """The training loop, and what it measures.
 
     history = fit(model, loss, optimizer, train, epochs=10, test=test)
+    history.test_accuracy
 
 `train_epoch` and `evaluate` are the two halves of `fit`, for loops of one's own.
 """
@@ -8,10 +9,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -23,93 +24,109 @@ from rich.progress import (
     SpinnerColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 
 from tinygrad_ee559.data import Batches
+from tinygrad_ee559.history import Epoch, History, shown
+from tinygrad_ee559.metrics import accuracy
 from tinygrad_ee559.nn import Module
-from tinygrad_ee559.optim import SGD
+from tinygrad_ee559.optim import Optimizer
+from tinygrad_ee559.resuming import Kept, Resumable
 from tinygrad_ee559.tensor import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], float]
 Item = TypeVar("Item")
 
 _REFRESH_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the training data came to.
-
-    Losses are means over batches. The training loss is gathered while the parameters change; the
-    test loss and the test accuracy, a fraction, belong to the parameters after the epoch.
-    """
-
-    number: int
-    train_loss: float
-    test_loss: float
-    test_accuracy: float
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"epoch {self.number:3}: train loss {self.train_loss:.4f}, "
-            f"test loss {self.test_loss:.4f}, test accuracy {self.test_accuracy:.2%}, "
-            f"{self.seconds:.2f} s"
-        )
-
-
 def fit(
     model: Module,
     loss: Loss,
-    optimizer: SGD,
+    optimizer: Optimizer,
     train: Batches,
     epochs: int,
     *,
-    test: Batches,
-    after_epoch: Sequence[Callable[[Epoch], object]] = (),
+    test: Batches | None = None,
+    metrics: Sequence[Metric] = (accuracy,),
+    callbacks: Sequence[Callable[[Epoch], object]] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    keep: Kept | None = None,
     console: Console | None = None,
-) -> list[Epoch]:
+) -> History:
     """Train a model, and test it after every epoch.
+
+    With `checkpoint`, a training that was interrupted, even killed, is continued by running the
+    same program again, and ends as if nothing had happened, equal in every bit. The file holds the
+    model, the optimizer, the state of torch's global generator and of those of `train` and `test`,
+    the history, and what is in `keep`. It is written after epochs, at most every five seconds, and
+    at the end.
 
     Args:
         model: what is trained, in place.
         loss: of the model's outputs and the targets; its mean over a batch is minimized.
         optimizer: holds the model's parameters.
         train: the batches to learn from.
-        epochs: how many times.
+        epochs: how many times, those in `checkpoint` included.
         test: the batches to test on.
-        after_epoch: functions called with each `Epoch`, in order, such as `linear_decay(...)`.
+        metrics: functions of all outputs and targets of `test`, from `tinygrad_ee559.metrics` or
+            your own; the history has them by their names, as in "test_accuracy".
+        callbacks: functions called with each `Epoch`, in order, such as `print` or
+            `lambda epoch: scheduler.step()`. When one returns True, this epoch is the last.
+        checkpoint: the file from which the training is continued, if it exists, and to which it is
+            written.
+        keep: by name, what else changes on the way, to be in `checkpoint` too: learning-rate
+            schedulers, further generators, anything with `state_dict` and `load_state_dict`.
         console: where a progress bar is shown; nowhere if None.
 
     Returns:
-        One `Epoch` after the other.
+        One `Epoch` after the other, those before an interruption included.
 
     Raises:
         FloatingPointError: the loss became infinite or NaN.
+        CheckpointError: the file is damaged or belongs to another training, and nothing was
+            changed; or it cannot be written.
+        ValueError: a learning-rate scheduler changes the optimizer, and `keep` does not have it.
     """
-    history: list[Epoch] = []
+    saved = None
+    history, stopped = History(), False
+    if checkpoint is not None:
+        batches = {"train": train, "test": test}
+        saved = Resumable(checkpoint, model, optimizer, batches, keep or {})
+        history, stopped = saved.load(epochs)
     with _progress(console) as progress:
-        task = progress.add_task("training", total=epochs * len(train), result="")
-        for number in range(1, epochs + 1):
+        task = progress.add_task(
+            "training", total=epochs * len(train), completed=len(history) * len(train), result=""
+        )
+        while len(history) < epochs and not stopped:
+            number = len(history) + 1
             start = time.perf_counter()
-            train_loss = train_epoch(model, loss, optimizer, _shown(train, progress, task))
+            train_loss = train_epoch(model, loss, optimizer, _watched(train, progress, task))
             seconds = time.perf_counter() - start
             if not math.isfinite(train_loss):
                 raise FloatingPointError(
                     f"the loss became {train_loss} in epoch {number}; try a smaller learning rate"
                 )
-            epoch = Epoch(number, train_loss, *evaluate(model, loss, test), seconds)
+            epoch = Epoch(number, seconds, {"train_loss": train_loss})
+            if test is not None:
+                names = ("loss", *(metric.__name__ for metric in metrics))
+                measured = evaluate(model, loss, test, metrics)
+                epoch.values.update({f"test_{name}": x for name, x in zip(names, measured)})
             history.append(epoch)
-            for function in after_epoch:
-                function(epoch)
-            result = f"loss {epoch.train_loss:.4f}, test accuracy {epoch.test_accuracy:.2%}"
+            answers = [callback(epoch) for callback in callbacks]
+            stopped = any(answer is True for answer in answers)
+            if saved is not None:
+                saved.save(history, stopped, last=stopped or number == epochs)
+            last = list(epoch.values.items())[-2:]
+            result = ", ".join(shown(name, value) for name, value in last)
             progress.update(task, completed=number * len(train), result=result)
     return history
 
 
 def train_epoch(
-    model: Module, loss: Loss, optimizer: SGD, batches: Iterable[tuple[Tensor, Tensor]]
+    model: Module, loss: Loss, optimizer: Optimizer, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> float:
     """Take one optimizer step per batch; returns the mean of the batches' losses."""
     model.train()
@@ -124,48 +141,25 @@ def train_epoch(
 
 
 def evaluate(
-    model: Module, loss: Loss, batches: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[float, float]:
-    """The mean of the batches' losses, and the fraction of right answers."""
+    model: Module,
+    loss: Loss,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    metrics: Sequence[Metric] = (accuracy,),
+) -> tuple[float, ...]:
+    """The mean of the batches' losses, then the metrics of all outputs and targets together."""
     model.eval()
     losses = []
-    right = []
+    outputs = []
+    targets = []
     with torch.no_grad():
-        for inputs, targets in batches:
-            outputs = model(inputs)
-            losses.append(loss(outputs, targets).data)
-            right.append(correct(outputs, targets))
-    return torch.stack(losses).mean().item(), torch.cat(right).double().mean().item()
-
-
-def correct(outputs: Tensor, targets: Tensor) -> torch.Tensor:
-    """Whether the largest output of each row is that of the target.
-
-    Args:
-        outputs: `[rows, classes]`.
-        targets: class indices, `[rows]`, or rows that are largest at the class, `[rows, classes]`.
-
-    Returns:
-        Booleans, `[rows]`.
-
-    >>> correct(Tensor([[0.9, 0.1], [0.6, 0.4]]), Tensor([0, 1]))
-    tensor([ True, False])
-    """
-    labels = targets.as_torch()
-    if labels.ndim == 2:
-        labels = labels.argmax(1)
-    return outputs.as_torch().argmax(1) == labels
-
-
-def linear_decay(optimizer: SGD, epochs: int) -> Callable[[Epoch], None]:
-    """For `after_epoch` of `fit`: lowers the learning rates epoch by epoch, along a line to 0."""
-    initial = [group["lr"] for group in optimizer.param_groups]
-
-    def decay(epoch: Epoch) -> None:
-        for group, lr in zip(optimizer.param_groups, initial):
-            group["lr"] = lr * (1 - epoch.number / epochs)
-
-    return decay
+        for inputs, expected in batches:
+            output = model(inputs)
+            losses.append(loss(output, expected).data)
+            outputs.append(output.as_torch())
+            targets.append(expected.as_torch())
+        together = Tensor(torch.cat(outputs)), Tensor(torch.cat(targets))
+        measured = [float(metric(*together)) for metric in metrics]
+    return torch.stack(losses).mean().item(), *measured
 
 
 @contextmanager
@@ -188,14 +182,14 @@ def _progress(console: Console | None) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[result]}"),
         console=console,
         disable=console is None,
     )
 
 
-def _shown(items: Iterable[Item], progress: Progress, task: TaskID) -> Iterator[Item]:
+def _watched(items: Iterable[Item], progress: Progress, task: TaskID) -> Iterator[Item]:
     """The items, shown as progress; not at each one, as rich takes longer than a small step."""
     unseen = 0
     due = time.perf_counter() + _REFRESH_SECONDS
