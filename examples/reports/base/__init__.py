@@ -1,0 +1,1 @@
+"""What the five reports share: data, model, trial, run, table, figure."""

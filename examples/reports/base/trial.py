@@ -1,0 +1,225 @@
+"""A trial: one network, trained on one set of data, here or in PyTorch.
+
+Both sides begin with the same numbers, see the same batches and are measured alike; what differs is
+the library that differentiates.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+import tinygrad_ee559
+from reports.base.data import POINTS, Data, points
+from reports.base.model import initialize, perceptron
+from reports.base.run import Job, Run
+from tinygrad_ee559.data import DISK, Batches, Region, one_hot
+from tinygrad_ee559.metrics import accuracy, f1_score
+from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.training import fit, seeded
+
+#: The libraries that are compared, by the names of their columns in the tables.
+LIBRARIES: dict[str, ModuleType] = {"here": tinygrad_ee559, "PyTorch here": torch}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained on what, and how."""
+
+    region: Region | None = DISK
+    normalized: bool = False
+    sizes: tuple[int, ...] = (2, 25, 25, 25, 2)
+    activations: tuple[str, ...] = ("ReLU", "ReLU", "ReLU")
+    bias: bool = True
+    start: str = "default"
+    loss: str = "MSELoss"
+    lr: float = 0.1
+    momentum: float = 0.0
+    batch_size: int = 100
+    epochs: int = 250
+
+
+class Start(NamedTuple):
+    """A trial before its first step."""
+
+    data: Data
+    targets: Tensor
+    test_targets: Tensor
+    model: Any
+    order: torch.Generator  # shuffles the batches
+
+
+def begin(setup: Setup, seed: int, library: ModuleType, data: Data | None = None) -> Start:
+    """The data, the model and the order of the batches that belong to a seed.
+
+    Args:
+        setup: of the trial.
+        seed: of all random numbers.
+        library: whose modules the model is made of.
+        data: what is given to all trials, if the setup has no region to draw points from.
+    """
+    order = torch.Generator().manual_seed(seed)
+    if setup.region is not None:
+        data = points(setup.region, order, setup.normalized)
+    assert data is not None
+    targets, test_targets = data.labels, data.test_labels
+    if setup.loss == "MSELoss":
+        targets, test_targets = (one_hot(y, setup.sizes[-1]) for y in (targets, test_targets))
+    with seeded(seed):
+        model = perceptron(library.nn, setup.sizes, setup.activations, setup.bias)
+        initialize(library.nn, model, setup.start)
+    return Start(data, targets, test_targets, model, order)
+
+
+def jobs(
+    run: Run, setups: Mapping[str, Setup], count: int, data: Data | None = None
+) -> list[Job]:
+    """Trials of several setups, each `count` times with other seeds, here and in PyTorch in turn.
+
+    Args:
+        run: that they belong to.
+        setups: by name.
+        count: how many of each, on either side.
+        data: as `begin` takes it.
+    """
+    return [
+        _job(run, name, setup, seed, side, data)
+        for name, setup in setups.items()
+        for seed in range(count)
+        for side in LIBRARIES
+    ]
+
+
+def of(results: Mapping[str, Any], setup: str, side: str) -> list[Any]:
+    """What the trials of one setup found on one side, seed by seed."""
+    return [result for name, result in results.items() if name.startswith(f"{setup} | {side} | ")]
+
+
+def _job(
+    run: Run, setup_name: str, setup: Setup, seed: int, side: str, data: Data | None
+) -> Job:
+    """One trial; one here goes on where it was interrupted, one in PyTorch begins anew."""
+    name = f"{setup_name} | {side} | {seed}"
+    checkpoint = run.path_of(name, "safetensors")
+    # What a step costs grows with the network, and with the overhead that even the least one has.
+    cost = 1 + sum(a * b for a, b in zip(setup.sizes, setup.sizes[1:])) / 30_000
+
+    def work(advance: Callable[[float], object]) -> dict[str, Any]:
+        library = LIBRARIES[side]
+        start = begin(setup, seed, library, data)
+        options = {"checkpoint": checkpoint} if side == "here" else {}
+        found = learn(setup, start, library, lambda steps: advance(cost * steps), **options)
+        checkpoint.unlink(missing_ok=True)
+        return found
+
+    samples = POINTS if data is None else len(data.labels)
+    return Job(name, cost * setup.epochs * math.ceil(samples / setup.batch_size), work)
+
+
+def learn(
+    setup: Setup,
+    start: Start,
+    library: ModuleType,
+    advance: Callable[[float], object],
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a model and measure it.
+
+    Args:
+        setup: of the trial.
+        start: what `begin` gave.
+        library: `tinygrad_ee559` or `torch`.
+        advance: called after each epoch with the number of steps that were made.
+        options: what `fit` is given beside, for a trial here.
+
+    Returns:
+        Accuracy and F1 on both sets by name, the seconds that training took, losses and accuracy by
+        epoch (of a trial here), and the parameters in the end.
+    """
+    model = start.model
+    loss = getattr(library.nn, setup.loss)()
+    optimizer = library.optim.SGD(model.parameters(), lr=setup.lr, momentum=setup.momentum)
+    batches = Batches(start.data.inputs, start.targets, setup.batch_size, start.order)
+    test = Batches(start.data.test_inputs, start.test_targets, len(start.test_targets))
+    curves: dict[str, list[float]] = {}
+    if library is tinygrad_ee559:
+        history = fit(
+            model, loss, optimizer, batches, setup.epochs, test=test,
+            callbacks=[lambda _: advance(len(batches))], **options,
+        )  # fmt: skip
+        seconds = sum(epoch.seconds for epoch in history)
+        curves = history.columns()
+    else:
+        seconds = _fit_pytorch(model, loss, optimizer, batches, setup.epochs, advance)
+    return {
+        **measure(model, start.data),
+        "seconds": seconds,
+        "curves": curves,
+        "parameters": [parameter.data.clone() for parameter in model.parameters()],
+    }
+
+
+def trained(setup: Setup, seed: int, trial: Mapping[str, Any]) -> Start:
+    """The data of a trial, and its model as it was in the end."""
+    start = begin(setup, seed, tinygrad_ee559)
+    for parameter, value in zip(start.model.parameters(), trial["parameters"], strict=True):
+        parameter.data.copy_(value)
+    return start
+
+
+def equal_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two trials ended with the same parameters, bit for bit."""
+    pairs = zip(one["parameters"], other["parameters"], strict=True)
+    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in pairs)
+
+
+def ratio_of_medians(ones: Sequence[float], others: Sequence[float]) -> float:
+    """How much less or more the ones are than the others."""
+    return statistics.median(ones) / statistics.median(others)
+
+
+def measure(model: Any, data: Data) -> dict[str, float]:
+    """How many answers are right on both sets, and how well the classes are found."""
+    results = {}
+    with torch.no_grad():
+        for name, inputs, labels in (
+            ("train", data.inputs, data.labels),
+            ("test", data.test_inputs, data.test_labels),
+        ):
+            outputs = model(inputs.data)
+            average = "binary" if outputs.shape[1] == 2 else "macro"
+            results[f"{name}_accuracy"] = accuracy(outputs, labels)
+            results[f"{name}_f1"] = f1_score(outputs, labels, average=average)
+    return results
+
+
+def _fit_pytorch(
+    model: Any,
+    loss: Any,
+    optimizer: Any,
+    batches: Batches,
+    epochs: int,
+    advance: Callable[[float], object],
+) -> float:
+    """The loop of `fit`, in PyTorch; gives the seconds that training took."""
+    seconds = 0.0
+    for _ in range(epochs):
+        start = time.perf_counter()
+        losses = []
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            value = loss(model(inputs.data), targets.data)
+            value.backward()
+            optimizer.step()
+            losses.append(value.detach())
+        torch.stack(losses).mean().item()
+        seconds += time.perf_counter() - start
+        advance(len(batches))
+    return seconds

@@ -1,0 +1,87 @@
+"""Report 2: the activation and the initial values of a classifier.
+
+Points of the unit square; is a point in the disk that covers half of it? Three hidden layers of 25
+units, mean squared error, mini-batches of 100, shuffled in every epoch, a learning rate of 0.15,
+250 epochs, ten runs. The report compares Tanh and ReLU, each with PyTorch's default initial values
+and with those of Xavier, and then the same network with the same seeds in both libraries: here not
+only the errors are compared, but every bit of every parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from reports.base.run import Run
+from reports.base.table import Number, Table, over
+from reports.base.trial import LIBRARIES, Setup, equal_bits, jobs, of
+
+TITLE = "Activation and initialization"
+
+SETUP = Setup(lr=0.15)
+RUNS = 10
+PARTS = ("train", "test")
+#: The report's errors, in percent, on the training set and on the test set.
+THEIRS = {
+    ("Tanh", "default"): (Number(3.50, 0.41), Number(4.09, 0.77)),
+    ("Tanh", "xavier"): (Number(3.41, 0.43), Number(2.47, 0.42)),
+    ("ReLU", "default"): (Number(2.98, 1.01), Number(2.98, 0.87)),
+    ("ReLU", "xavier"): (Number(3.28, 1.18), Number(5.03, 1.41)),
+}
+THEIRS_SAME_SEEDS = Number(3.32, 0.46), Number(3.49, 0.62)
+#: The report does not say whether inputs are normalized.
+INPUTS = {"normalized": True, "as drawn": False}
+
+
+def name(activation: str, start: str, inputs: str = "normalized") -> str:
+    return f"{activation}, {start}, inputs {inputs}"
+
+
+def run(run: Run) -> None:
+    epochs, runs = run.size(SETUP.epochs, 4), run.size(RUNS, 2)
+    setups = {
+        name(activation, start, inputs): replace(
+            SETUP,
+            activations=(activation,) * 3,
+            start=start,
+            normalized=normalized,
+            epochs=epochs,
+        )
+        for inputs, normalized in INPUTS.items()
+        for activation, start in THEIRS
+    }
+    results = run.do(jobs(run, setups, runs))
+
+    tables = []
+    for inputs in INPUTS:
+        table = Table(f"Errors in percent, inputs {inputs}", ["", "report", *LIBRARIES])
+        for kind, theirs in THEIRS.items():
+            for part, stated in zip(PARTS, theirs):
+                measured = (errors(of(results, name(*kind, inputs), s), part) for s in LIBRARIES)
+                table.rows.append([f"{', '.join(kind)}: {part}", stated, *measured])
+        tables.append(table)
+
+    same = Table(
+        "The same seeds in both libraries: errors in percent of Tanh with default initial values",
+        ["", "report, both sides", *LIBRARIES],
+    )
+    for part, stated in zip(PARTS, THEIRS_SAME_SEEDS):
+        measured = (errors(of(results, name("Tanh", "default"), s), part) for s in LIBRARIES)
+        same.rows.append([part, stated, *measured])
+
+    bits = Table(
+        "The parameters after the last epoch, here and in PyTorch",
+        ["", "numbers", "runs", "equal to the last bit"],
+    )
+    for setup in setups:
+        here, there = (of(results, setup, side) for side in LIBRARIES)
+        numbers = sum(parameter.numel() for parameter in here[0]["parameters"])
+        equal = sum(map(equal_bits, here, there))
+        bits.rows.append([setup, str(numbers), str(runs), f"{equal} of {runs} runs"])
+    run.finish([*tables, same, bits])
+
+
+def errors(trials: Iterable[Any], part: str) -> Number:
+    """Wrong answers in percent."""
+    return over((1 - trial[f"{part}_accuracy"] for trial in trials), 100)
