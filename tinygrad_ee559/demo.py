@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from tinygrad_ee559.draw import draw
 from tinygrad_ee559.gradients import grad
 from tinygrad_ee559.history import History
 from tinygrad_ee559.tensor import Tensor
-from tinygrad_ee559.training import fit, seeded
+from tinygrad_ee559.training import fit, one_thread, seeded
 
 POINT = -0.4, [[1.0, 2.0], [3.0, 4.0]]  # where the expression is evaluated: a and b
 
@@ -107,18 +106,7 @@ class DiskRun(NamedTuple):
     labels: Tensor
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and on a busy machine each waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
+@one_thread()
 def train_disk(epochs: int, seed: int, console: Console | None = None) -> DiskRun:
     """Train the disk classifier on 1,000 points and test it on 1,000 others."""
     generator = torch.Generator().manual_seed(seed)

@@ -7,6 +7,7 @@ same file.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tinygrad_ee559.data import Region
+from tinygrad_ee559.files import replace
 from tinygrad_ee559.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -218,7 +220,20 @@ def _score(outputs: Tensor) -> Array:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture; without the date and the random names that SVG files get by default."""
-    vector = Path(path).suffix.lower() == ".svg"
+    """Write a picture, in the format of its suffix; the same picture gives the same file.
+
+    Args:
+        figure: what is drawn.
+        path: the file, which appears complete or not at all.
+
+    Raises:
+        ValueError: Matplotlib does not know the format.
+        OSError: the file cannot be written; what was there before is unchanged.
+    """
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    content = io.BytesIO()
+    # SVG files get a date and random names by default.
     with rc_context({"svg.hashsalt": "tinygrad_ee559"}):
-        figure.savefig(path, dpi=_DPI, metadata={"Date": None} if vector else None)
+        metadata = {"Date": None} if suffix == "svg" else None
+        figure.savefig(content, format=suffix or "png", dpi=_DPI, metadata=metadata)
+    replace(path, content.getvalue())

@@ -176,6 +176,23 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread: small matrices gain nothing from a second one, and on a
+    busy machine each waits for the other.
+
+    >>> with one_thread():
+    ...     torch.get_num_threads()
+    1
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _progress(console: Console | None) -> Progress:
     return Progress(
         SpinnerColumn(finished_text="[green]✓"),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import tinygrad_ee559 as tg
-from reports.base.figure import figure, scatter
+from reports.base.figure import figure, legend, scatter
 from reports.base.run import Job, Run
 from reports.base.table import Number, Table, over
 from reports.base.trial import Setup, Start, begin
@@ -56,7 +56,6 @@ def run(run: Run) -> None:
     runs = run.size(RUNS, 2)
     batch_sizes = BATCH_SIZES[-run.size(len(BATCH_SIZES), 2) :]
     configurations = list(itertools.product(batch_sizes, ACTIVATIONS))
-    began = time.perf_counter()
     swept = run.do(
         Job(
             f"{activation}, batch {batch_size}",
@@ -65,8 +64,7 @@ def run(run: Run) -> None:
         )
         for batch_size, activation in reversed(configurations)
     )
-    seconds = time.perf_counter() - began
-    best = {kind: best_of(swept[name(kind)], runs) for kind in configurations}
+    best = {kind: best_of(swept[name(kind)]["tests"]) for kind in configurations}
     limit = run.size(SLICE, 50)
     sliced = run.do(
         Job(
@@ -76,8 +74,8 @@ def run(run: Run) -> None:
         )
         for kind, rate in best.items()
     )
-    draw(run, setup, {kind: swept[name(kind)] for kind in configurations}, best, runs)
-    run.finish(*tabulated(setup, swept, best, sliced, runs, seconds))
+    draw(run, setup, {kind: swept[name(kind)]["tests"] for kind in configurations}, best)
+    run.finish(*tabulated(setup, swept, best, sliced, runs))
 
 
 def name(kind: tuple[int, str]) -> str:
@@ -96,8 +94,10 @@ def sweep(
     """Train the models of all learning rates and runs together, and test them on the way.
 
     Returns:
-        Loss and accuracy on both sets by name, `[tests, rates, runs]`.
+        What the tests found: loss and accuracy on both sets by name, `[tests, rates, runs]`; and
+        the seconds that all of it took.
     """
+    began = time.perf_counter()
     setup = replace(setup, activations=(activation,) * 3, batch_size=batch_size)
     members = [(rate, run) for rate in TRIED for run in range(runs)]
     starts = [begin(setup, seed_of(activation, batch_size, *m), tg) for m in members]
@@ -127,8 +127,11 @@ def sweep(
         )
         advance(losses.numel())
     return {
-        key: torch.stack([test[key] for test in tests]).view(-1, len(TRIED), runs)
-        for key in tests[0]
+        "tests": {
+            key: torch.stack([test[key] for test in tests]).view(-1, len(TRIED), runs)
+            for key in tests[0]
+        },
+        "seconds": time.perf_counter() - began,
     }
 
 
@@ -170,7 +173,7 @@ def tested(
     }
 
 
-def best_of(found: dict[str, torch.Tensor], runs: int) -> float:
+def best_of(found: dict[str, torch.Tensor]) -> float:
     """The learning rate with the lowest mean test loss in the end; one that diverged has none."""
     losses = found["test_loss"][-1, : len(RATES)].double().mean(1)
     return RATES[int(losses.nan_to_num(math.inf).argmin())]
@@ -211,7 +214,6 @@ def tabulated(
     best: dict[tuple[int, str], float],
     sliced: dict[str, Any],
     runs: int,
-    seconds: float,
 ) -> tuple[list[Table], list[Table]]:
     """The best learning rates, the agreement with PyTorch; and what it took."""
     main = {
@@ -227,7 +229,7 @@ def tabulated(
     )
     plain = 0.0
     for kind, rate in best.items():
-        found = {key: value[-1] for key, value in swept[name(kind)].items()}
+        found = {key: value[-1] for key, value in swept[name(kind)]["tests"].items()}
         column = RATES.index(rate)
         for (what, table), stated in zip(main.items(), THEIRS.get(kind[::-1], ("", ""))):
             shown = {"scale": 1, "digits": 4} if what == "loss" else {"scale": 100}
@@ -238,12 +240,13 @@ def tabulated(
                 over(found[f"test_{what}"][-1].tolist(), **shown),
             ])  # fmt: skip
         there = sliced[f"PyTorch, {name(kind)}"]
-        here = swept[name(kind)]["test_loss"][there["epochs"] // EVERY - 1, column, 0]
+        here = swept[name(kind)]["tests"]["test_loss"][there["epochs"] // EVERY - 1, column, 0]
         same.rows.append([
             name(kind), str(there["epochs"]), Number(here.item(), digits=5),
             Number(there["test_loss"], digits=5),
         ])  # fmt: skip
         plain += there["seconds per step"] * len(TRIED) * runs * setup.epochs * 1000 / kind[0]
+    seconds = sum(found["seconds"] for found in swept.values())
     count = sum(len(TRIED) * runs * setup.epochs * 1000 // size for size, _ in best)
     took = Table("What it took", ["", "here", "PyTorch's plain loop, from a slice"])
     took.rows.append([
@@ -258,13 +261,12 @@ def draw(
     setup: Setup,
     swept: dict[tuple[int, str], Any],
     best: dict[tuple[int, str], float],
-    runs: int,
 ) -> None:
     """The data, the losses of every learning rate, and those of every batch size at its best."""
     with figure(run.folder / "data", size=(4.6, 4.8)) as (axes,):
         data = begin(SETUP, 0, tg).data
         scatter(axes, RING, data.inputs, data.labels, "Training set of the first run")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+        legend(axes, below=True)
     epochs = range(EVERY, setup.epochs + 1, EVERY)
     shown = 5 if (5, "ReLU") in swept else min(swept)[0]
     for activation in ACTIVATIONS:
@@ -275,7 +277,8 @@ def draw(
                     plots.curves(axes, epochs, losses, f"{rate:g}")
                 axes.set(title=f"{activation}, batch {shown}: {part} loss", xlabel="epoch")
                 axes.set(yscale="log")
-            beside[0].legend(title="learning rate", frameon=False)
+            beside[1].sharey(beside[0])
+            legend(beside[0], "learning rate")
         with figure(run.folder / f"batches-{activation}", columns=2) as beside:
             for axes, part in zip(beside, ("train", "test")):
                 for (size, kind), found in swept.items():
@@ -283,4 +286,5 @@ def draw(
                         losses = found[f"{part}_loss"][:, RATES.index(best[size, kind])].T
                         plots.curves(axes, epochs, losses, f"{size}, {best[size, kind]:g}")
                 axes.set(title=f"{activation}: {part} loss", xlabel="epoch", yscale="log")
-            beside[0].legend(title="batch size, learning rate", frameon=False)
+            beside[1].sharey(beside[0])
+            legend(beside[0], "batch size, rate")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from reports.base.data import digits
-from reports.base.figure import figure, scatter
+from reports.base.figure import figure, legend, scatter
 from reports.base.run import Run
 from reports.base.table import Number, Table, over
 from reports.base.trial import LIBRARIES, Setup, jobs, of, ratio_of_medians, trained
@@ -89,8 +89,10 @@ def draw(run: Run, setups: Mapping[str, Setup], trials: Mapping[str, Any]) -> No
     with figure(run.folder / "data", size=(4.6, 4.8)) as (axes,):
         data = starts[LOSSES[0]].data
         scatter(axes, CENTERED_DISK, data.inputs, data.labels, "Training set of the first run")
+        legend(axes, below=True)
     with figure(run.folder / "regions", columns=2, size=(4.6, 4.8)) as beside:
         for axes, (loss, start) in zip(beside, starts.items()):
             points, labels = start.data.test_inputs, start.data.test_labels
             right = plots.decision_on(axes, CENTERED_DISK, start.model, points, labels)
-            axes.set_title(f"{loss}: {right:.1%} of the test points are right")
+            axes.set_title(f"{loss}: {right:.1%} are right")
+        legend(beside[0], below=True)

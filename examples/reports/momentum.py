@@ -16,7 +16,7 @@ import torch
 
 import tinygrad_ee559 as tg
 from reports.base.classes import diagram
-from reports.base.figure import figure, scatter
+from reports.base.figure import figure, legend, scatter
 from reports.base.model import initialize
 from reports.base.run import Job, Run
 from reports.base.table import Table, over
@@ -82,7 +82,7 @@ def draw(run: Run, setup: Setup, trial: dict[str, Any]) -> None:
         points, labels = start.data.test_inputs, start.data.test_labels
         scatter(left, DISK, points, labels.data, "True classes of the test points")
         scatter(right, DISK, points, estimated, "Estimated classes")
-        left.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3)
+        legend(left, below=True)
     nn, optim = tg.nn, tg.optim
     framework = diagram([
         tg.Tensor, nn.Parameter, nn.Module, nn.Sequential, nn.Linear, nn.ReLU, nn.Tanh, nn.MSELoss,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reports.base.figure import figure
+from reports.base.figure import figure, legend
 from reports.base.run import Run
 from reports.base.table import Number, Table, over
 from reports.base.trial import LIBRARIES, Setup, jobs, of, ratio_of_medians
@@ -65,5 +65,5 @@ def run(run: Run) -> None:
             plots.curves(accuracies, numbers, [c["test_accuracy"] for c in curves], name)
         losses.set(title="Training loss", xlabel="epoch", yscale="log")
         accuracies.set(title="Right answers on the test set", xlabel="epoch")
-        losses.legend(frameon=False)
+        legend(losses)
     run.finish([accuracy], [timings])

@@ -39,6 +39,16 @@ def figure(
         plots.save(drawn, path.with_suffix(suffix))
 
 
+def legend(axes: Axes, title: str | None = None, below: bool = False) -> None:
+    """What is drawn on the axes, named at the right of the figure or below it."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    place = "outside lower center" if below else "outside right center"
+    columns = len(labels) if below else 1
+    figure.legend(handles, labels, title=title, loc=place, ncols=columns, frameon=False)
+
+
 def scatter(axes: Axes, region: Region, points: Tensor, labels: Any, title: str) -> None:
     """Points in the colors of their classes, and the true circles."""
     x, y = points.numpy().T

@@ -23,7 +23,7 @@ from reports.base.run import Job, Run
 from tinygrad_ee559.data import DISK, Batches, Region, one_hot
 from tinygrad_ee559.metrics import accuracy, f1_score
 from tinygrad_ee559.tensor import Tensor
-from tinygrad_ee559.training import fit, seeded
+from tinygrad_ee559.training import fit, one_thread, seeded
 
 #: The libraries that are compared, by the names of their columns in the tables.
 LIBRARIES: dict[str, ModuleType] = {"here": tinygrad_ee559, "PyTorch here": torch}
@@ -115,7 +115,8 @@ def _job(
         library = LIBRARIES[side]
         start = begin(setup, seed, library, data)
         options = {"checkpoint": checkpoint} if side == "here" else {}
-        found = learn(setup, start, library, lambda steps: advance(cost * steps), **options)
+        with one_thread():
+            found = learn(setup, start, library, lambda steps: advance(cost * steps), **options)
         checkpoint.unlink(missing_ok=True)
         return found
 

@@ -1,0 +1,194 @@
+"""The five reports, in their small versions: what they write, and that nothing gets lost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+from mnist_files import MNIST, needs_mnist
+
+from tinygrad_ee559.__main__ import main
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FIGURES = {
+    1: {"data", "rates-ReLU", "rates-Tanh", "batches-ReLU", "batches-Tanh"},
+    2: set(),
+    3: {"data", "regions"},
+    4: {"curves"},
+    5: {"classes", "framework"},
+}
+
+
+def report(number, out, *options):
+    arguments = ["reports", str(number), "--quick", "--out", str(out), *options]
+    return main([*arguments, "--data", str(MNIST)])
+
+
+def tables(folder, name="results"):
+    return {t["title"]: t["rows"] for t in json.loads((folder / f"{name}.json").read_text())}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a report, which is run when it is first asked for."""
+    folders = {}
+
+    def folder_of(number):
+        if number not in folders:
+            folders[number] = tmp_path_factory.mktemp(f"report{number}")
+            assert report(number, folders[number]) == 0
+        return folders[number]
+
+    return folder_of
+
+
+def test_they_are_listed(capsys):
+    assert main(["reports"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3", "4", "5"]
+    with pytest.raises(SystemExit):
+        main(["reports", "6"])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(1, marks=pytest.mark.no_cover),  # Inductor runs
+        2,
+        pytest.param(3, marks=needs_mnist),
+        4,
+        5,
+    ],
+)
+def test_tables_and_figures(number, written):
+    folder = written(number)
+    drawn = {path.stem for path in folder.iterdir() if path.suffix in (".png", ".svg")}
+    assert drawn == FIGURES[number]
+    for name in drawn:
+        pixels = imread(folder / f"{name}.png")
+        assert pixels.std() > 0.03, f"{name}.png is empty"
+        assert (folder / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+    text = (folder / "results.md").read_text()
+    for title, rows in tables(folder).items():
+        assert f"**{title}**" in text and rows
+
+
+def test_here_and_in_pytorch_the_parameters_are_equal(written):
+    rows = tables(written(2))["The parameters after the last epoch, here and in PyTorch"]
+    assert [row["equal to the last bit"] for row in rows] == ["2 of 2 runs"] * 8
+    same = tables(written(2))["Errors in percent, inputs normalized"]
+    assert all(row["here"] == row["PyTorch here"] for row in same)
+
+
+@pytest.mark.no_cover
+def test_the_ensemble_agrees_with_pytorch(written):
+    rows = tables(written(1))["The first run in PyTorch, as far as it was made: test loss"]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["here"] == pytest.approx(row["PyTorch here"], rel=1e-4)
+
+
+def test_two_runs_give_the_same_tables_and_pictures(written, tmp_path):
+    assert report(5, tmp_path) == 0
+    for name in ("results.md", "results.json", "classes.svg", "classes.png", "framework.svg"):
+        assert (tmp_path / name).read_bytes() == (written(5) / name).read_bytes(), name
+
+
+def test_a_run_that_is_resumed_does_what_is_left_only(written, tmp_path, capsys):
+    assert report(5, tmp_path) == 0
+    work = tmp_path / "work"
+    (gone, *kept) = sorted(work.iterdir())
+    times = [path.stat().st_mtime_ns for path in kept]
+    gone.unlink()
+    (tmp_path / "results.json").unlink()
+    assert report(5, tmp_path, "--resume") == 0
+    assert [path.stat().st_mtime_ns for path in kept] == times and gone.exists()
+    assert (tmp_path / "results.json").read_bytes() == (written(5) / "results.json").read_bytes()
+    capsys.readouterr()
+    assert report(5, tmp_path) == 0  # without --resume, all is done again
+    assert all(path.stat().st_mtime_ns not in times for path in work.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+def test_damaged_work_is_one_sentence(damage, written, tmp_path, capsys):
+    assert report(5, tmp_path) == 0
+    path = sorted((tmp_path / "work").iterdir())[2]
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-5] ^= 1
+    path.write_bytes(content[: {"truncated": len(content) // 2, "emptied": 0}.get(damage)])
+    capsys.readouterr()
+    assert report(5, tmp_path, "--resume") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tinygrad_ee559: {path} ") and "delete the file" in line
+
+
+def test_work_of_another_run_is_one_sentence(tmp_path, capsys):
+    assert report(4, tmp_path) == 0
+    for path in (tmp_path / "work").iterdir():
+        path.rename(path.with_name(path.name.replace("ReLU", "xavier")))
+    capsys.readouterr()
+    assert report(5, tmp_path, "--resume") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "belongs to another run" in line and "without --resume" in line
+
+
+# Imports once; every child then begins with the report itself.
+_CHILDREN = """
+import os, random, signal, sys, time
+from tinygrad_ee559.__main__ import main
+
+out, seed, longest = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+generator = random.Random(seed)
+sys.path.insert(0, sys.argv[4])
+import reports
+killed = 0
+while True:
+    child = os.fork()
+    if child == 0:
+        os._exit(main(["reports", "5", "--quick", "--resume", "--out", out]))
+    if killed < 20:
+        time.sleep(generator.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        killed += 1
+    elif os.WEXITSTATUS(status) != 0 or killed >= 20:
+        sys.exit(os.WEXITSTATUS(status))
+    else:  # done before it was killed: once more, from nothing
+        for name in os.listdir(out + "/work"):
+            os.unlink(out + "/work/" + name)
+"""
+
+
+def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(written, tmp_path):
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    process = subprocess.run(
+        [sys.executable, "-c", _CHILDREN, str(tmp_path), str(seed), "0.6", str(EXAMPLES)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    for name in ("results.md", "results.json", "classes.svg"):
+        assert (tmp_path / name).read_bytes() == (written(5) / name).read_bytes(), name
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, written):
+    command = [sys.executable, "-m", "tinygrad_ee559", "reports", "5", "--quick", "--out", tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("work/*.trial")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130 and error == "tinygrad_ee559: interrupted\n"
+    assert report(5, tmp_path, "--resume") == 0
+    assert (tmp_path / "results.json").read_bytes() == (written(5) / "results.json").read_bytes()
