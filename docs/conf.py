@@ -8,7 +8,9 @@ copyright = f"2026 {author}"
 release = metadata.version(project)
 
 # No intersphinx: it downloads inventories, and the site must build (and be tested) offline.
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
+# The tables of the reports, which their pages include.
+exclude_patterns = ["reports/*/*.md"]
 autodoc_member_order = "bysource"
 
 html_theme = "furo"

@@ -263,7 +263,7 @@ def draw(
     best: dict[tuple[int, str], float],
 ) -> None:
     """The data, the losses of every learning rate, and those of every batch size at its best."""
-    with figure(run.folder / "data", size=(4.6, 4.8)) as (axes,):
+    with figure(run.folder / "data", size=(4.6, 5.4)) as (axes,):
         data = begin(SETUP, 0, tg).data
         scatter(axes, RING, data.inputs, data.labels, "Training set of the first run")
         legend(axes, below=True)

@@ -86,11 +86,11 @@ def timed(results: Mapping[str, Any]) -> Table:
 def draw(run: Run, setups: Mapping[str, Setup], trials: Mapping[str, Any]) -> None:
     """The data of the first run, and what its two classifiers answer where."""
     starts = {loss: trained(setups[loss], 0, trial) for loss, trial in trials.items()}
-    with figure(run.folder / "data", size=(4.6, 4.8)) as (axes,):
+    with figure(run.folder / "data", size=(4.6, 5.4)) as (axes,):
         data = starts[LOSSES[0]].data
         scatter(axes, CENTERED_DISK, data.inputs, data.labels, "Training set of the first run")
         legend(axes, below=True)
-    with figure(run.folder / "regions", columns=2, size=(4.6, 4.8)) as beside:
+    with figure(run.folder / "regions", columns=2, size=(4.6, 5.4)) as beside:
         for axes, (loss, start) in zip(beside, starts.items()):
             points, labels = start.data.test_inputs, start.data.test_labels
             right = plots.decision_on(axes, CENTERED_DISK, start.model, points, labels)

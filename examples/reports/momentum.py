@@ -28,7 +28,7 @@ from tinygrad_ee559.training import seeded
 TITLE = "Momentum"
 
 SETUP = Setup(
-    activations=("ReLU", "ReLU", "Tanh", "Tanh"), start="xavier", lr=0.02, momentum=0.9, epochs=100
+    activations=("ReLU", "ReLU", "Tanh", "Tanh"), start="xavier", lr=0.05, momentum=0.9, epochs=100
 )
 #: What the report found, in words: errors on the test set.
 THEIRS = {"xavier": "2 to 5", "normal": "does not train"}
@@ -78,7 +78,7 @@ def draw(run: Run, setup: Setup, trial: dict[str, Any]) -> None:
     start = trained(setup, 0, trial)
     with torch.no_grad():
         estimated = predicted(start.model(start.data.test_inputs))
-    with figure(run.folder / "classes", columns=2, size=(4.4, 4.6)) as (left, right):
+    with figure(run.folder / "classes", columns=2, size=(4.4, 5.2)) as (left, right):
         points, labels = start.data.test_inputs, start.data.test_labels
         scatter(left, DISK, points, labels.data, "True classes of the test points")
         scatter(right, DISK, points, estimated, "Estimated classes")

@@ -26,6 +26,7 @@ SETUPS = {
     "Sigmoid": replace(RELU, activations=("Sigmoid",) * 3 + ("Tanh",)),
     "ReLU, no bias": replace(RELU, bias=False),
     "ReLU, inputs as drawn": replace(RELU, normalized=False),
+    "ReLU, no bias, inputs as drawn": replace(RELU, bias=False, normalized=False),
 }
 RUNS = 10
 #: Accuracies in percent and milliseconds: the report's framework, and PyTorch in the report.

@@ -30,7 +30,7 @@ def figure(
         rows: of axes.
         size: of one of them, in inches.
     """
-    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="compressed")
     axes = list(np.ravel(drawn.subplots(rows, columns)))
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)

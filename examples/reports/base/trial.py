@@ -142,7 +142,7 @@ def learn(
 
     Returns:
         Accuracy and F1 on both sets by name, the seconds that training took, losses and accuracy by
-        epoch (of a trial here), and the parameters in the end.
+        epoch (of a trial here), whether it diverged, and the parameters in the end.
     """
     model = start.model
     loss = getattr(library.nn, setup.loss)()
@@ -150,18 +150,23 @@ def learn(
     batches = Batches(start.data.inputs, start.targets, setup.batch_size, start.order)
     test = Batches(start.data.test_inputs, start.test_targets, len(start.test_targets))
     curves: dict[str, list[float]] = {}
-    if library is tinygrad_ee559:
-        history = fit(
-            model, loss, optimizer, batches, setup.epochs, test=test,
-            callbacks=[lambda _: advance(len(batches))], **options,
-        )  # fmt: skip
-        seconds = sum(epoch.seconds for epoch in history)
-        curves = history.columns()
-    else:
-        seconds = _fit_pytorch(model, loss, optimizer, batches, setup.epochs, advance)
+    seconds = math.nan
+    try:
+        if library is tinygrad_ee559:
+            history = fit(
+                model, loss, optimizer, batches, setup.epochs, test=test,
+                callbacks=[lambda _: advance(len(batches))], **options,
+            )  # fmt: skip
+            seconds = sum(epoch.seconds for epoch in history)
+            curves = history.columns()
+        else:
+            seconds = _fit_pytorch(model, loss, optimizer, batches, setup.epochs, advance)
+    except FloatingPointError:
+        pass  # it diverged, which is a result too
     return {
         **measure(model, start.data),
         "seconds": seconds,
+        "diverged": math.isnan(seconds),
         "curves": curves,
         "parameters": [parameter.data.clone() for parameter in model.parameters()],
     }
@@ -209,7 +214,11 @@ def _fit_pytorch(
     epochs: int,
     advance: Callable[[float], object],
 ) -> float:
-    """The loop of `fit`, in PyTorch; gives the seconds that training took."""
+    """The loop of `fit`, in PyTorch; gives the seconds that training took.
+
+    Raises:
+        FloatingPointError: the loss became infinite or NaN.
+    """
     seconds = 0.0
     for _ in range(epochs):
         start = time.perf_counter()
@@ -220,7 +229,9 @@ def _fit_pytorch(
             value.backward()
             optimizer.step()
             losses.append(value.detach())
-        torch.stack(losses).mean().item()
+        mean = torch.stack(losses).mean().item()
         seconds += time.perf_counter() - start
+        if not math.isfinite(mean):
+            raise FloatingPointError
         advance(len(batches))
     return seconds
