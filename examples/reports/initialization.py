@@ -15,7 +15,7 @@ from typing import Any
 
 from reports.base.run import Run
 from reports.base.table import Number, Table, over
-from reports.base.trial import LIBRARIES, Setup, equal_bits, jobs, of
+from reports.base.trial import LIBRARIES, Setup, bits, jobs, of
 
 TITLE = "Activation and initialization"
 
@@ -76,18 +76,7 @@ def run(run: Run) -> None:
         measured = (errors(of(results, name("Tanh", "default"), s), part) for s in LIBRARIES)
         same.rows.append([part, stated, *measured])
 
-    bits = Table(
-        "The parameters after the last epoch, here and in PyTorch",
-        ["", "numbers", "diverged", "equal to the last bit"],
-    )
-    for setup in setups:
-        here, there = (of(results, setup, side) for side in LIBRARIES)
-        numbers = sum(parameter.numel() for parameter in here[0]["parameters"])
-        equal = sum(map(equal_bits, here, there))
-        diverged = sum(trial["diverged"] for trial in here)
-        share = (f"{count} of {runs} runs" for count in (diverged, equal))
-        bits.rows.append([setup, str(numbers), *share])
-    run.finish([*tables, same, bits])
+    run.finish([*tables, same, bits(results, setups)])
 
 
 def errors(trials: Iterable[Any], part: str) -> Number:

@@ -16,7 +16,7 @@ from reports.base.data import digits
 from reports.base.figure import figure, legend, scatter
 from reports.base.run import Run
 from reports.base.table import Number, Table, over
-from reports.base.trial import LIBRARIES, Setup, jobs, of, ratio_of_medians, trained
+from reports.base.trial import LIBRARIES, Setup, bits, jobs, of, ratio_of_medians, trained
 from tinygrad_ee559 import plots
 from tinygrad_ee559.data import CENTERED_DISK
 
@@ -65,8 +65,8 @@ def run(run: Run) -> None:
             words = measure.replace("_f1", " F1").replace("_", " ") + unit
             table.rows.append([words, Number(stated, digits=digits_shown), *measured])
         tables.append(table)
-    run.finish(tables, [timed(results)])
     draw(run, points, {loss: of(results, loss, "here")[0] for loss in LOSSES})
+    run.finish([*tables, bits(results, [*points, *images])], [timed(results)])
 
 
 def timed(results: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from reports.base.figure import figure, legend
 from reports.base.run import Run
 from reports.base.table import Number, Table, over
-from reports.base.trial import LIBRARIES, Setup, jobs, of, ratio_of_medians
+from reports.base.trial import LIBRARIES, Setup, bits, jobs, of, ratio_of_medians
 from tinygrad_ee559 import plots
 
 TITLE = "LeakyReLU, Sigmoid and the cost of readability"
@@ -67,4 +67,4 @@ def run(run: Run) -> None:
         losses.set(title="Training loss", xlabel="epoch", yscale="log")
         accuracies.set(title="Right answers on the test set", xlabel="epoch")
         legend(losses)
-    run.finish([accuracy], [timings])
+    run.finish([accuracy, bits(results, setups)], [timings])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import tinygrad_ee559
 from reports.base.data import POINTS, Data, points
 from reports.base.model import initialize, perceptron
 from reports.base.run import Job, Run
+from reports.base.table import Table
 from tinygrad_ee559.data import DISK, Batches, Region, one_hot
 from tinygrad_ee559.metrics import accuracy, f1_score
 from tinygrad_ee559.tensor import Tensor
@@ -184,6 +185,21 @@ def equal_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two trials ended with the same parameters, bit for bit."""
     pairs = zip(one["parameters"], other["parameters"], strict=True)
     return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in pairs)
+
+
+def bits(results: Mapping[str, Any], setups: Iterable[str]) -> Table:
+    """In how many pairs of trials, here and in PyTorch, all parameters are equal in the end."""
+    table = Table(
+        "The parameters after the last epoch, here and in PyTorch",
+        ["", "numbers", "diverged", "equal to the last bit"],
+    )
+    for setup in setups:
+        here, there = (of(results, setup, side) for side in LIBRARIES)
+        numbers = sum(parameter.numel() for parameter in here[0]["parameters"])
+        counts = sum(trial["diverged"] for trial in here), sum(map(equal_bits, here, there))
+        shares = (f"{count} of {len(here)} runs" for count in counts)
+        table.rows.append([setup, f"{numbers:,}", *shares])
+    return table
 
 
 def ratio_of_medians(ones: Sequence[float], others: Sequence[float]) -> float:
