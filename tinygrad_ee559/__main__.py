@@ -24,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if all is well, 1 if something went wrong, said in one sentence on
         stderr. (Arguments that make no sense end the process with status 2, as argparse does it.)
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    listed = options.command == "reports" and options.number is None
+    if listed and (options.quick or options.resume):
+        parser.error("give the number of a report to run it")
     console = Console()
     try:
         if options.command == "demo":
@@ -46,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tinygrad_ee559: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("tinygrad_ee559: interrupted", file=sys.stderr)
+        hint = "; --resume goes on from here" if options.command == "reports" else ""
+        print(f"tinygrad_ee559: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -92,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="for tables and figures (default: build/reports/NUMBER)",
+        help="for tables and figures (default: build/reports/NUMBER, or NUMBER-quick)",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on with what an interrupted run left in --out"
@@ -119,7 +124,7 @@ def _run_reports(options: argparse.Namespace, console: Console) -> None:
         for number, report in enumerate(reports, 1):
             console.out(f"{number}  {report.title}")
         return
-    folder = options.out or Path("build/reports") / str(options.number)
+    folder = options.out or Path(f"build/reports/{options.number}{'-quick' * options.quick}")
     report = reports[options.number - 1]
     report.run(folder, options.quick, options.resume, options.data, console)
 

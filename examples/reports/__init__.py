@@ -1,7 +1,7 @@
 """Five published experiments, reproduced side by side with PyTorch.
 
 `python -m tinygrad_ee559 reports` runs them. Each is a module that begins with what the report did,
-says in `SETUP` how it is repeated, and in `run` what is done; what they share is in `base`.
+says in `SETUP` how it is repeated, and in `reproduce` what is done; what they share is in `base`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ class Report(NamedTuple):
 
 
 REPORTS = [
-    Report(module.TITLE, module.run)
+    Report(module.TITLE, module.reproduce)
     for module in (batch_size, initialization, loss_functions, readability, momentum)
 ]

@@ -12,17 +12,19 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 import tinygrad_ee559 as tg
+from reports.base.data import POINTS
 from reports.base.figure import figure, legend, scatter
 from reports.base.run import Job, Run
-from reports.base.table import Number, Table, over
-from reports.base.trial import Setup, Start, begin
+from reports.base.table import Number, Table, mean_of
+from reports.base.trial import Setup, Start, begin, fit_pytorch
 from tinygrad_ee559 import plots
 from tinygrad_ee559.data import RING, Batches
 
@@ -35,57 +37,65 @@ BATCH_SIZES = (1, 5, 10, 20, 50, 100, 200)
 RUNS = 10
 EVERY = 5  # epochs, from one test to the next
 SLICE = 25_000  # steps that PyTorch makes of the first run, at most
-#: Loss and accuracy in percent on the test set, at the best learning rate of the report.
+#: What the report has on the test set at its best learning rates: loss, and accuracy in percent.
 THEIRS = {
-    ("ReLU", 1): ("0.0189", "98.82"), ("Tanh", 1): ("0.0191", "98.78"),
-    ("ReLU", 5): ("0.0187 ± 0.0043", "98.88 ± 0.27"),
-    ("ReLU", 10): ("0.0220", "98.61"), ("Tanh", 10): ("0.0292", "98.56"),
-    ("ReLU", 20): ("0.0339", "98.39"), ("Tanh", 20): ("0.0704", "96.63"),
-    ("ReLU", 50): ("0.1071", "96.28"), ("Tanh", 50): ("0.1270", "94.89"),
-    ("ReLU", 100): ("0.1812", "90.48"), ("Tanh", 100): ("0.2736", "81.74"),
-    ("ReLU", 200): ("0.3598", "72.76"), ("Tanh", 200): ("0.3865", "75.93"),
-}  # fmt: skip
+    kind: {"loss": loss, "accuracy": accuracy}
+    for kind, loss, accuracy in (
+        (("ReLU", 1), "0.0189", "98.82"),
+        (("Tanh", 1), "0.0191", "98.78"),
+        (("ReLU", 5), "0.0187 ± 0.0043", "98.88 ± 0.27"),
+        (("ReLU", 10), "0.0220", "98.61"),
+        (("Tanh", 10), "0.0292", "98.56"),
+        (("ReLU", 20), "0.0339", "98.39"),
+        (("Tanh", 20), "0.0704", "96.63"),
+        (("ReLU", 50), "0.1071", "96.28"),
+        (("Tanh", 50), "0.1270", "94.89"),
+        (("ReLU", 100), "0.1812", "90.48"),
+        (("Tanh", 100), "0.2736", "81.74"),
+        (("ReLU", 200), "0.3598", "72.76"),
+        (("Tanh", 200), "0.3865", "75.93"),
+    )
+}
 #: A loss that sums over the two outputs, where this one takes the mean, has twice the gradient: at
 #: a learning rate of 0.01 it does what this one does at 0.02.
 SUMMED = 2e-2
 TRIED = (*RATES, SUMMED)
 
+Kind = tuple[str, int]  # an activation and a batch size
 
-def run(run: Run) -> None:
+
+def reproduce(run: Run) -> None:
     setup = replace(SETUP, epochs=run.size(SETUP.epochs, 2 * EVERY))
     runs = run.size(RUNS, 2)
-    batch_sizes = BATCH_SIZES[-run.size(len(BATCH_SIZES), 2) :]
-    configurations = list(itertools.product(batch_sizes, ACTIVATIONS))
+    shown = BATCH_SIZES[-run.size(len(BATCH_SIZES), 2) :]
+    kinds = [(activation, size) for size in shown for activation in ACTIVATIONS]
+    # An epoch of an ensemble takes about as long at every batch size.
+    epochs = len(TRIED) * runs * setup.epochs
     swept = run.do(
-        Job(
-            f"{activation}, batch {batch_size}",
-            len(TRIED) * runs * setup.epochs * 1000 // batch_size,
-            lambda advance, kind=(activation, batch_size): sweep(setup, *kind, runs, advance),
-        )
-        for batch_size, activation in reversed(configurations)
+        Job(name(*kind), epochs, partial(sweep, setup, *kind, runs)) for kind in reversed(kinds)
     )
-    best = {kind: best_of(swept[name(kind)]["tests"]) for kind in configurations}
+    tests = {kind: swept[name(*kind)]["tests"] for kind in kinds}
+    best = {kind: best_of(tests[kind]) for kind in kinds}
     limit = run.size(SLICE, 50)
     sliced = run.do(
-        Job(
-            f"PyTorch, {name(kind)}",
-            limit,
-            lambda advance, kind=kind, rate=rate: plain_loop(setup, *kind, rate, limit, advance),
-        )
+        Job(f"PyTorch, {name(*kind)}", limit, partial(plain_loop, setup, *kind, rate, limit))
         for kind, rate in best.items()
     )
-    draw(run, setup, {kind: swept[name(kind)]["tests"] for kind in configurations}, best)
-    run.finish(*tabulated(setup, swept, best, sliced, runs))
+    there = {kind: sliced[f"PyTorch, {name(*kind)}"] for kind in kinds}
+    draw(run, setup, tests, best)
+    seconds = sum(found["seconds"] for found in swept.values())
+    tables = [*best_rates(tests, best), first_runs(tests, best, there)]
+    run.finish(tables, [took(setup, runs, seconds, there)])
 
 
-def name(kind: tuple[int, str]) -> str:
-    return f"{kind[1]}, batch {kind[0]}"
+def name(activation: str, batch_size: int) -> str:
+    return f"{activation}, batch {batch_size}"
 
 
-def seed_of(activation: str, batch_size: int, rate: float, run: int) -> int:
+def seed_of(activation: str, batch_size: int, rate: float, number: int) -> int:
     """Every one of the models has data, initial values and an order of its own."""
     every = itertools.product(ACTIVATIONS, BATCH_SIZES, TRIED)
-    return RUNS * list(every).index((activation, batch_size, rate)) + run
+    return RUNS * list(every).index((activation, batch_size, rate)) + number
 
 
 def sweep(
@@ -99,40 +109,31 @@ def sweep(
     """
     began = time.perf_counter()
     setup = replace(setup, activations=(activation,) * 3, batch_size=batch_size)
-    members = [(rate, run) for rate in TRIED for run in range(runs)]
-    starts = [begin(setup, seed_of(activation, batch_size, *m), tg) for m in members]
+    members = [(rate, number) for rate in TRIED for number in range(runs)]
+    starts = [begin(setup, seed_of(activation, batch_size, *member), tg) for member in members]
     together = tg.ensemble([step_of(start, rate) for start, (rate, _) in zip(starts, members)])
-    inputs, targets, test_inputs, test_targets = (
-        torch.stack([tensor.data for tensor in tensors])
-        for tensors in zip(
-            *((s.data.inputs, s.targets, s.data.test_inputs, s.test_targets) for s in starts)
-        )
-    )
+    train = stacked([(s.data.inputs, s.targets) for s in starts])
+    test = stacked([(s.data.test_inputs, s.test_targets) for s in starts])
+    models = [start.model for start in starts]
     tests = []
     for _ in range(setup.epochs // EVERY):
         order = torch.stack([
             torch.stack([torch.randperm(len(s.targets), generator=s.order) for _ in range(EVERY)])
             for s in starts
         ])  # fmt: skip
-        losses = together.loop(*(batches(data, order, batch_size) for data in (inputs, targets)))
-        tests.append(
-            {
-                f"{part}_{what}": values
-                for part, data in (
-                    ("train", (inputs, targets)),
-                    ("test", (test_inputs, test_targets)),
-                )
-                for what, values in tested([s.model for s in starts], *data).items()
-            }
-        )
-        advance(losses.numel())
+        together.loop(*(batches(data, order, batch_size) for data in train))
+        tests.append({**tested("train", models, *train), **tested("test", models, *test)})
+        advance(EVERY * len(members))
+    together_tested = {key: torch.stack([test[key] for test in tests]) for key in tests[0]}
     return {
-        "tests": {
-            key: torch.stack([test[key] for test in tests]).view(-1, len(TRIED), runs)
-            for key in tests[0]
-        },
+        "tests": {key: t.view(-1, len(TRIED), runs) for key, t in together_tested.items()},
         "seconds": time.perf_counter() - began,
     }
+
+
+def stacked(pairs: list[tuple[tg.Tensor, tg.Tensor]]) -> tuple[torch.Tensor, ...]:
+    """The inputs of all members, and the targets of all."""
+    return tuple(torch.stack([tensor.data for tensor in tensors]) for tensors in zip(*pairs))
 
 
 def step_of(start: Start, rate: float) -> Callable[[Any, Any], Any]:
@@ -158,22 +159,21 @@ def batches(data: torch.Tensor, order: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def tested(
-    models: list[Any], inputs: torch.Tensor, targets: torch.Tensor
+    part: str, models: list[Any], inputs: torch.Tensor, targets: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The squared error per point and the fraction of right answers of each model, on its data."""
     parameters, _ = tg.func.stack_module_state(models)
+    call = partial(tg.func.functional_call, models[0])
     with torch.no_grad():
-        outputs = tg.func.vmap(
-            lambda values, x: tg.func.functional_call(models[0], values, x)
-        )(parameters, tg.Tensor(inputs)).data  # fmt: skip
+        outputs = tg.func.vmap(call)(parameters, tg.Tensor(inputs)).data
     right = outputs.argmax(-1) == targets.argmax(-1)
     return {
-        "loss": (outputs - targets).square().sum(-1).mean(1),
-        "accuracy": right.double().mean(1),
+        f"{part}_loss": (outputs - targets).square().sum(-1).mean(1),
+        f"{part}_accuracy": right.double().mean(1),
     }
 
 
-def best_of(found: dict[str, torch.Tensor]) -> float:
+def best_of(found: Mapping[str, torch.Tensor]) -> float:
     """The learning rate with the lowest mean test loss in the end; one that diverged has none."""
     losses = found["test_loss"][-1, : len(RATES)].double().mean(1)
     return RATES[int(losses.nan_to_num(math.inf).argmin())]
@@ -181,8 +181,8 @@ def best_of(found: dict[str, torch.Tensor]) -> float:
 
 def plain_loop(
     setup: Setup,
-    batch_size: int,
     activation: str,
+    batch_size: int,
     rate: float,
     limit: int,
     advance: Callable[[float], object],
@@ -190,101 +190,117 @@ def plain_loop(
     """The first of the runs in PyTorch, as far as `limit` steps go."""
     setup = replace(setup, activations=(activation,) * 3, batch_size=batch_size)
     start = begin(setup, seed_of(activation, batch_size, rate, 0), torch)
-    loss = torch.nn.MSELoss()
-    optimizer = torch.optim.SGD(start.model.parameters(), lr=rate)
     order = Batches(start.data.inputs, start.targets, batch_size, start.order)
     epochs = min(setup.epochs, max(1, limit // len(order) // EVERY) * EVERY)
-    began = time.perf_counter()
-    for _ in range(epochs):
-        for inputs, targets in order:
-            optimizer.zero_grad()
-            loss(start.model(inputs.data), targets.data).backward()
-            optimizer.step()
-        advance(limit / epochs)
-    seconds = (time.perf_counter() - began) / (epochs * len(order))
+    share = limit / (epochs * len(order))
+    seconds = fit_pytorch(
+        start.model,
+        torch.nn.MSELoss(),
+        torch.optim.SGD(start.model.parameters(), lr=rate),
+        order,
+        epochs,
+        lambda steps: advance(share * steps),
+    )
     with torch.no_grad():
         outputs = start.model(start.data.test_inputs.data)
         error = (outputs - start.test_targets.data).square().sum(-1).mean().item()
-    return {"epochs": epochs, "seconds per step": seconds, "test_loss": error}
+    return {"epochs": epochs, "step": seconds / (epochs * len(order)), "test_loss": error}
 
 
-def tabulated(
-    setup: Setup,
-    swept: dict[str, Any],
-    best: dict[tuple[int, str], float],
-    sliced: dict[str, Any],
-    runs: int,
-) -> tuple[list[Table], list[Table]]:
-    """The best learning rates, the agreement with PyTorch; and what it took."""
-    main = {
-        what: Table(
+def best_rates(tests: Mapping[Kind, Any], best: Mapping[Kind, float]) -> list[Table]:
+    """Losses and accuracies at the best learning rates, beside the report's."""
+    tables = []
+    for what, title, scale, digits in (
+        ("loss", "Test loss", 1, 4),
+        ("accuracy", "Test accuracy in percent", 100, 2),
+    ):
+        table = Table(
             f"{title}, at the learning rate with the lowest mean test loss",
             ["", "learning rate", "report", "here", "here, training set", "here, summed at 0.01"],
         )
-        for what, title in (("loss", "Test loss"), ("accuracy", "Test accuracy in percent"))
-    }
-    same = Table(
+        for kind, rate in best.items():
+            test, train = (tests[kind][f"{part}_{what}"][-1] for part in ("test", "train"))
+            column = RATES.index(rate)
+            measured = (
+                mean_of(values.tolist(), scale, digits)
+                for values in (test[column], train[column], test[-1])
+            )
+            stated = THEIRS.get(kind, {}).get(what, "")
+            table.rows.append([name(*kind), f"{rate:g}", stated, *measured])
+        tables.append(table)
+    return tables
+
+
+def first_runs(
+    tests: Mapping[Kind, Any], best: Mapping[Kind, float], there: Mapping[Kind, Any]
+) -> Table:
+    """The test loss of one run of each kind, here and in PyTorch after the same epoch."""
+    table = Table(
         "The first run in PyTorch, as far as it was made: test loss",
         ["", "after epochs", "here", "PyTorch here"],
     )
-    plain = 0.0
     for kind, rate in best.items():
-        found = {key: value[-1] for key, value in swept[name(kind)]["tests"].items()}
-        column = RATES.index(rate)
-        for (what, table), stated in zip(main.items(), THEIRS.get(kind[::-1], ("", ""))):
-            shown = {"scale": 1, "digits": 4} if what == "loss" else {"scale": 100}
-            table.rows.append([
-                name(kind), f"{rate:g}", stated,
-                over(found[f"test_{what}"][column].tolist(), **shown),
-                over(found[f"train_{what}"][column].tolist(), **shown),
-                over(found[f"test_{what}"][-1].tolist(), **shown),
-            ])  # fmt: skip
-        there = sliced[f"PyTorch, {name(kind)}"]
-        here = swept[name(kind)]["tests"]["test_loss"][there["epochs"] // EVERY - 1, column, 0]
-        same.rows.append([
-            name(kind), str(there["epochs"]), Number(here.item(), digits=5),
-            Number(there["test_loss"], digits=5),
-        ])  # fmt: skip
-        plain += there["seconds per step"] * len(TRIED) * runs * setup.epochs * 1000 / kind[0]
-    seconds = sum(found["seconds"] for found in swept.values())
-    count = sum(len(TRIED) * runs * setup.epochs * 1000 // size for size, _ in best)
-    took = Table("What it took", ["", "here", "PyTorch's plain loop, from a slice"])
-    took.rows.append([
-        f"seconds for {count:,} steps", Number(seconds, digits=0), Number(plain, digits=0)
+        epochs = there[kind]["epochs"]
+        here = tests[kind]["test_loss"][epochs // EVERY - 1, RATES.index(rate), 0].item()
+        losses = (Number(loss, digits=5) for loss in (here, there[kind]["test_loss"]))
+        table.rows.append([name(*kind), str(epochs), *losses])
+    return table
+
+
+def took(setup: Setup, runs: int, seconds: float, there: Mapping[Kind, Any]) -> Table:
+    """The time of all steps, and what PyTorch's plain loop would take for them."""
+    steps = {kind: len(TRIED) * runs * setup.epochs * POINTS // kind[1] for kind in there}
+    plain = sum(there[kind]["step"] * count for kind, count in steps.items())
+    table = Table("What it took", ["", "here", "PyTorch's plain loop, from a slice"])
+    table.rows.append([
+        f"seconds for {sum(steps.values()):,} steps", Number(seconds, digits=0),
+        Number(plain, digits=0),
     ])  # fmt: skip
-    took.rows.append(["hours", Number(seconds / 3600, digits=3), Number(plain / 3600)])
-    return [*main.values(), same], [took]
+    table.rows.append(["hours", Number(seconds / 3600, digits=3), Number(plain / 3600)])
+    return table
 
 
 def draw(
-    run: Run,
-    setup: Setup,
-    swept: dict[tuple[int, str], Any],
-    best: dict[tuple[int, str], float],
+    run: Run, setup: Setup, tests: Mapping[Kind, Any], best: Mapping[Kind, float]
 ) -> None:
     """The data, the losses of every learning rate, and those of every batch size at its best."""
-    with figure(run.folder / "data", size=(4.6, 5.4)) as (axes,):
+    with figure(run.folder / "data", size=(4.6, 4.9)) as (axes,):
         data = begin(SETUP, 0, tg).data
         scatter(axes, RING, data.inputs, data.labels, "Training set of the first run")
         legend(axes, below=True)
-    epochs = range(EVERY, setup.epochs + 1, EVERY)
-    shown = 5 if (5, "ReLU") in swept else min(swept)[0]
+    size = 5 if ("ReLU", 5) in tests else min(size for _, size in tests)
     for activation in ACTIVATIONS:
-        with figure(run.folder / f"rates-{activation}", columns=2) as beside:
-            for axes, part in zip(beside, ("train", "test")):
-                for i, rate in enumerate(RATES):
-                    losses = swept[shown, activation][f"{part}_loss"][:, i].T
-                    plots.curves(axes, epochs, losses, f"{rate:g}")
-                axes.set(title=f"{activation}, batch {shown}: {part} loss", xlabel="epoch")
-                axes.set(yscale="log")
-            beside[1].sharey(beside[0])
-            legend(beside[0], "learning rate")
-        with figure(run.folder / f"batches-{activation}", columns=2) as beside:
-            for axes, part in zip(beside, ("train", "test")):
-                for (size, kind), found in swept.items():
-                    if kind == activation:
-                        losses = found[f"{part}_loss"][:, RATES.index(best[size, kind])].T
-                        plots.curves(axes, epochs, losses, f"{size}, {best[size, kind]:g}")
-                axes.set(title=f"{activation}: {part} loss", xlabel="epoch", yscale="log")
-            beside[1].sharey(beside[0])
-            legend(beside[0], "batch size, rate")
+        rates = {
+            f"{rate:g}": (tests[activation, size], i) for i, rate in enumerate(RATES)
+        }  # fmt: skip
+        curves(run, setup, f"rates-{activation}", name(activation, size), "learning rate", rates)
+        sizes = {
+            f"{size}, {rate:g}": (tests[kind, size], RATES.index(rate))
+            for (kind, size), rate in best.items()
+            if kind == activation
+        }
+        curves(run, setup, f"batches-{activation}", activation, "batch size, rate", sizes)
+
+
+def curves(
+    run: Run, setup: Setup, file: str, title: str, key: str, lines: Mapping[str, tuple[Any, int]]
+) -> None:
+    """Losses by epoch, of the training set beside those of the test set.
+
+    Args:
+        run: whose figure it is.
+        setup: of the trainings.
+        file: the figure's name, without a suffix.
+        title: of both sides.
+        key: what the names of the lines are.
+        lines: by name, the tests of one kind and the position of the learning rate in them.
+    """
+    epochs = range(EVERY, setup.epochs + 1, EVERY)
+    with figure(run.folder / file, columns=2) as beside:
+        beside[1].sharey(beside[0])
+        beside[0].set_yscale("log")
+        for axes, part in zip(beside, ("train", "test")):
+            for label, (found, column) in lines.items():
+                plots.curves(axes, epochs, found[f"{part}_loss"][:, column].T, label)
+            axes.set(title=f"{title}: {part} loss", xlabel="epoch")
+        legend(beside[0], key)

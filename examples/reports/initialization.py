@@ -9,13 +9,12 @@ only the errors are compared, but every bit of every parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from reports.base.run import Run
-from reports.base.table import Number, Table, over
-from reports.base.trial import LIBRARIES, Setup, bits, jobs, of
+from reports.base.table import Number, Table
+from reports.base.trial import LIBRARIES, Setup, bits, errors, jobs, trials_of
 
 TITLE = "Activation and initialization"
 
@@ -44,7 +43,7 @@ def name(activation: str, start: str, choice: str = CHOSEN) -> str:
     return f"{activation}, {start}, {choice}"
 
 
-def run(run: Run) -> None:
+def reproduce(run: Run) -> None:
     epochs, runs = run.size(SETUP.epochs, 4), run.size(RUNS, 2)
     setups = {
         name(activation, start, choice): replace(
@@ -64,7 +63,8 @@ def run(run: Run) -> None:
         table = Table(f"Errors in percent, {choice}", ["", "report", *LIBRARIES])
         for kind, theirs in THEIRS.items():
             for part, stated in zip(PARTS, theirs):
-                measured = (errors(of(results, name(*kind, choice), s), part) for s in LIBRARIES)
+                setup = name(*kind, choice)
+                measured = (errors(trials_of(results, setup, s), part) for s in LIBRARIES)
                 table.rows.append([f"{', '.join(kind)}: {part}", stated, *measured])
         tables.append(table)
 
@@ -73,12 +73,7 @@ def run(run: Run) -> None:
         ["", "report, both sides", *LIBRARIES],
     )
     for part, stated in zip(PARTS, THEIRS_SAME_SEEDS):
-        measured = (errors(of(results, name("Tanh", "default"), s), part) for s in LIBRARIES)
+        measured = (errors(trials_of(results, name("Tanh", "default"), s), part) for s in LIBRARIES)
         same.rows.append([part, stated, *measured])
 
     run.finish([*tables, same, bits(results, setups)])
-
-
-def errors(trials: Iterable[Any], part: str) -> Number:
-    """Wrong answers in percent."""
-    return over((1 - trial[f"{part}_accuracy"] for trial in trials), 100)

@@ -15,8 +15,8 @@ from typing import Any
 from reports.base.data import digits
 from reports.base.figure import figure, legend, scatter
 from reports.base.run import Run
-from reports.base.table import Number, Table, over
-from reports.base.trial import LIBRARIES, Setup, bits, jobs, of, ratio_of_medians, trained
+from reports.base.table import Number, Table, mean_of
+from reports.base.trial import LIBRARIES, Setup, bits, jobs, ratio_of_medians, trained, trials_of
 from tinygrad_ee559 import plots
 from tinygrad_ee559.data import CENTERED_DISK
 
@@ -43,10 +43,10 @@ THEIRS = {
 SECONDS = {"MSELoss": (14.00, 15.63), "CrossEntropyLoss": (25.64, 15.17), "MNIST": (96.46, 112.4)}
 
 
-def run(run: Run) -> None:
+def reproduce(run: Run) -> None:
     runs = run.size(RUNS, 2)
-    points = {loss: replace(SETUP, loss=loss, epochs=run.size(2000, 40)) for loss in LOSSES}
-    images = {"MNIST": replace(DIGITS, epochs=run.size(100, 2))}
+    points = {loss: replace(SETUP, loss=loss, epochs=run.size(SETUP.epochs, 40)) for loss in LOSSES}
+    images = {"MNIST": replace(DIGITS, epochs=run.size(DIGITS.epochs, 2))}
     data = digits(run.data, run.size(SAMPLES, 500))
     results = run.do([*jobs(run, points, runs), *jobs(run, images, runs, data)])
 
@@ -57,15 +57,15 @@ def run(run: Run) -> None:
             ["", "report", *LIBRARIES],
         )
         for measure, stated in theirs.items():
-            scale, digits_shown, unit = (1, 3, "") if measure.endswith("f1") else (100, 2, " %")
+            scale, shown, unit = (1, 3, "") if measure.endswith("f1") else (100, 2, " %")
             measured = (
-                over((trial[measure] for trial in of(results, name, side)), scale, digits_shown)
+                mean_of((trial[measure] for trial in trials_of(results, name, side)), scale, shown)
                 for side in LIBRARIES
             )
             words = measure.replace("_f1", " F1").replace("_", " ") + unit
-            table.rows.append([words, Number(stated, digits=digits_shown), *measured])
+            table.rows.append([words, Number(stated, digits=shown), *measured])
         tables.append(table)
-    draw(run, points, {loss: of(results, loss, "here")[0] for loss in LOSSES})
+    draw(run, points, {loss: trials_of(results, loss, "here")[0] for loss in LOSSES})
     run.finish([*tables, bits(results, [*points, *images])], [timed(results)])
 
 
@@ -76,21 +76,21 @@ def timed(results: Mapping[str, Any]) -> Table:
         ["", "report", "PyTorch in the report", "ratio", *LIBRARIES, "ratio here"],
     )
     for name, (ours, pytorch) in SECONDS.items():
-        here, there = ([t["seconds"] for t in of(results, name, side)] for side in LIBRARIES)
+        here, there = ([t["seconds"] for t in trials_of(results, name, side)] for side in LIBRARIES)
         stated = (Number(ours), Number(pytorch), Number(ours / pytorch))
         ratio = Number(ratio_of_medians(here, there))
-        table.rows.append([name, *stated, over(here), over(there), ratio])
+        table.rows.append([name, *stated, mean_of(here), mean_of(there), ratio])
     return table
 
 
 def draw(run: Run, setups: Mapping[str, Setup], trials: Mapping[str, Any]) -> None:
     """The data of the first run, and what its two classifiers answer where."""
     starts = {loss: trained(setups[loss], 0, trial) for loss, trial in trials.items()}
-    with figure(run.folder / "data", size=(4.6, 5.4)) as (axes,):
+    with figure(run.folder / "data", size=(4.6, 4.9)) as (axes,):
         data = starts[LOSSES[0]].data
         scatter(axes, CENTERED_DISK, data.inputs, data.labels, "Training set of the first run")
         legend(axes, below=True)
-    with figure(run.folder / "regions", columns=2, size=(4.6, 5.4)) as beside:
+    with figure(run.folder / "regions", columns=2, size=(4.6, 4.9)) as beside:
         for axes, (loss, start) in zip(beside, starts.items()):
             points, labels = start.data.test_inputs, start.data.test_labels
             right = plots.decision_on(axes, CENTERED_DISK, start.model, points, labels)

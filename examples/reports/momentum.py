@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,18 @@ from reports.base.classes import diagram
 from reports.base.figure import figure, legend, scatter
 from reports.base.model import initialize
 from reports.base.run import Job, Run
-from reports.base.table import Table, over
-from reports.base.trial import LIBRARIES, Setup, begin, equal_bits, jobs, learn, of, trained
+from reports.base.table import Table
+from reports.base.trial import (
+    LIBRARIES,
+    Setup,
+    begin,
+    equal_bits,
+    errors,
+    jobs,
+    learn,
+    trained,
+    trials_of,
+)
 from tinygrad_ee559.data import DISK
 from tinygrad_ee559.metrics import predicted
 from tinygrad_ee559.training import seeded
@@ -36,29 +47,26 @@ RUNS = 10
 AGAIN = "reset and trained again"
 
 
-def run(run: Run) -> None:
+def reproduce(run: Run) -> None:
     epochs = run.size(SETUP.epochs, 4)
     setups = {start: replace(SETUP, start=start, epochs=epochs) for start in THEIRS}
-    again = Job(AGAIN, 20 * epochs, lambda advance: repeated(setups["xavier"], 0, advance))
+    again = Job(AGAIN, 20 * epochs, partial(repeated, setups["xavier"], 0))
     results = run.do([*jobs(run, setups, run.size(RUNS, 2)), again])
 
-    errors = Table("Errors in percent", ["", "report", *LIBRARIES])
+    table = Table("Errors in percent", ["", "report", *LIBRARIES])
     for start, stated in THEIRS.items():
         for part, known in (("train", ""), ("test", stated)):
-            errors.rows.append([f"{start} initial values: {part}", known, *(
-                over((1 - trial[f"{part}_accuracy"] for trial in of(results, start, side)), 100)
-                for side in LIBRARIES
-            )])  # fmt: skip
+            measured = (errors(trials_of(results, start, side), part) for side in LIBRARIES)
+            table.rows.append([f"{start} initial values: {part}", known, *measured])
 
     first, second = results[AGAIN]["first"], results[AGAIN]["second"]
     repeat = Table("Reset and trained again", ["", "first", "again"])
     for part in ("train", "test"):
-        both = (over([1 - trial[f"{part}_accuracy"]], 100) for trial in (first, second))
-        repeat.rows.append([f"{part} error %", *both])
+        repeat.rows.append([f"{part} error %", errors([first], part), errors([second], part)])
     repeat.rows.append(["equal to the last bit", "", "yes" if equal_bits(first, second) else "NO"])
 
-    draw(run, setups["xavier"], of(results, "xavier", "here")[0])
-    run.finish([errors, repeat])
+    draw(run, setups["xavier"], trials_of(results, "xavier", "here")[0])
+    run.finish([table, repeat])
 
 
 def repeated(setup: Setup, seed: int, advance: Callable[[float], object]) -> dict[str, Any]:
@@ -78,7 +86,7 @@ def draw(run: Run, setup: Setup, trial: dict[str, Any]) -> None:
     start = trained(setup, 0, trial)
     with torch.no_grad():
         estimated = predicted(start.model(start.data.test_inputs))
-    with figure(run.folder / "classes", columns=2, size=(4.4, 5.2)) as (left, right):
+    with figure(run.folder / "classes", columns=2, size=(4.4, 4.7)) as (left, right):
         points, labels = start.data.test_inputs, start.data.test_labels
         scatter(left, DISK, points, labels.data, "True classes of the test points")
         scatter(right, DISK, points, estimated, "Estimated classes")
@@ -86,7 +94,7 @@ def draw(run: Run, setup: Setup, trial: dict[str, Any]) -> None:
     nn, optim = tg.nn, tg.optim
     framework = diagram([
         tg.Tensor, nn.Parameter, nn.Module, nn.Sequential, nn.Linear, nn.ReLU, nn.Tanh, nn.MSELoss,
-        optim.SGD.__base__, optim.SGD,
+        optim.Optimizer, optim.SGD,
     ])  # fmt: skip
     for suffix in (".png", ".svg"):
         framework.save(run.folder / f"framework{suffix}")

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from matplotlib.ticker import PercentFormatter
+
 from reports.base.figure import figure, legend
 from reports.base.run import Run
-from reports.base.table import Number, Table, over
-from reports.base.trial import LIBRARIES, Setup, bits, jobs, of, ratio_of_medians
+from reports.base.table import Number, Table, mean_of
+from reports.base.trial import LIBRARIES, Setup, bits, jobs, ratio_of_medians, trials_of
 from tinygrad_ee559 import plots
 
 TITLE = "LeakyReLU, Sigmoid and the cost of readability"
@@ -37,7 +39,7 @@ THEIRS = {
 MILLISECONDS = Number(236, 19, 0), Number(227, 22, 0)
 
 
-def run(run: Run) -> None:
+def reproduce(run: Run) -> None:
     epochs = run.size(RELU.epochs, 5)
     setups = {name: replace(setup, epochs=epochs) for name, setup in SETUPS.items()}
     results = run.do(jobs(run, setups, run.size(RUNS, 2)))
@@ -48,23 +50,27 @@ def run(run: Run) -> None:
     for name in setups:
         reported = name == "ReLU"
         for part, stated in THEIRS.items():
-            accuracy.rows.append([f"{name}: {part}", *(stated if reported else ("", "")), *(
-                over((trial[f"{part}_accuracy"] for trial in of(results, name, side)), 100)
+            measured = (
+                mean_of((t[f"{part}_accuracy"] for t in trials_of(results, name, side)), 100)
                 for side in LIBRARIES
-            )])  # fmt: skip
-        here, there = ([t["seconds"] for t in of(results, name, s)] for s in LIBRARIES)
+            )
+            theirs = stated if reported else ("", "")
+            accuracy.rows.append([f"{name}: {part}", *theirs, *measured])
+        here, there = ([t["seconds"] for t in trials_of(results, name, s)] for s in LIBRARIES)
         timings.rows.append([
             name, *(MILLISECONDS if reported else ("", "")),
-            over(here, 1000, 0), over(there, 1000, 0), Number(ratio_of_medians(here, there)),
+            mean_of(here, 1000, 0), mean_of(there, 1000, 0), Number(ratio_of_medians(here, there)),
         ])  # fmt: skip
 
     with figure(run.folder / "curves", columns=2) as (losses, accuracies):
+        losses.set_yscale("log")
         for name in setups:
-            curves = [trial["curves"] for trial in of(results, name, "here")]
+            curves = [trial["curves"] for trial in trials_of(results, name, "here")]
             numbers = range(1, epochs + 1)
             plots.curves(losses, numbers, [c["train_loss"] for c in curves], name)
             plots.curves(accuracies, numbers, [c["test_accuracy"] for c in curves], name)
-        losses.set(title="Training loss", xlabel="epoch", yscale="log")
+        losses.set(title="Training loss", xlabel="epoch")
         accuracies.set(title="Right answers on the test set", xlabel="epoch")
+        accuracies.yaxis.set_major_formatter(PercentFormatter(1))
         legend(losses)
     run.finish([accuracy, bits(results, setups)], [timings])

@@ -20,18 +20,17 @@ OUTSIDE, INSIDE = "#2f6db3", "#e07b39"
 
 @contextmanager
 def figure(
-    path: Path, columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.5, 3.8)
+    path: Path, columns: int = 1, size: tuple[float, float] = (4.5, 3.8)
 ) -> Iterator[list[Axes]]:
-    """The axes of a new figure, row by row; it is written to PATH.png and PATH.svg in the end.
+    """The axes of a new figure, side by side; it is written to PATH.png and PATH.svg in the end.
 
     Args:
         path: without a suffix.
         columns: of axes.
-        rows: of axes.
         size: of one of them, in inches.
     """
-    drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout="compressed")
-    axes = list(np.ravel(drawn.subplots(rows, columns)))
+    drawn = Figure(figsize=(size[0] * columns, size[1]), layout="compressed")
+    axes = list(np.ravel(drawn.subplots(1, columns)))
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     yield axes
@@ -53,7 +52,7 @@ def scatter(axes: Axes, region: Region, points: Tensor, labels: Any, title: str)
     """Points in the colors of their classes, and the true circles."""
     x, y = points.numpy().T
     ones = np.asarray(labels) == 1
-    for shown, name, color in ((~ones, "class 0", OUTSIDE), (ones, "class 1", INSIDE)):
+    for shown, name, color in ((~ones, "label 0", OUTSIDE), (ones, "label 1", INSIDE)):
         axes.scatter(x[shown], y[shown], s=7, color=color, linewidths=0, label=name)
     plots.true_boundary(axes, region)
     axes.set(xlim=(region.low, region.high), ylim=(region.low, region.high))

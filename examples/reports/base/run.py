@@ -1,8 +1,8 @@
-"""A run of a report: its trials one after the other, each kept on disk as soon as it is done."""
+"""A run of a report: its jobs one after the other, each kept on disk as soon as it is done."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,12 +18,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from reports.base.table import Table, write
 from tinygrad_ee559.errors import CheckpointError
 from tinygrad_ee559.saving import load_checkpoint, save_checkpoint
 
-_FINISHED = "trial"
+#: How the names of files end: of what a job found, and of a training that is under way.
+_DONE, _UNDER_WAY = ".done", ".training"
 
 
 class Job(NamedTuple):
@@ -46,9 +48,10 @@ class Run:
 
     Args:
         title: of the report.
-        folder: for tables, figures and finished jobs.
+        folder: for tables, figures and, in `folder/work`, what jobs have found.
         quick: do a small version, for tests.
-        resume: go on with what an interrupted run has left in `folder`; otherwise that is deleted.
+        resume: go on with what an interrupted run has left in `folder/work`; otherwise that is
+            deleted.
         data: the folder of MNIST's files; None for the usual places.
         console: shows progress and tables.
 
@@ -71,13 +74,14 @@ class Run:
         self.quick = quick
         self.data = data
         self.console = console
-        self.work = folder / "work"
-        self.work.mkdir(parents=True, exist_ok=True)
+        self._work = folder / "work"
+        self._work.mkdir(parents=True, exist_ok=True)
         if not resume:
-            for path in (*self.work.glob(f"*.{_FINISHED}"), *self.work.glob("*.safetensors")):
+            for path in (*self._work.glob(f"*{_DONE}"), *self._work.glob(f"*{_UNDER_WAY}")):
                 path.unlink()
-        #: Results are those of one version of the report only.
-        self._kind = f"{title}, {'quick' if quick else 'full'}, torch {torch.__version__}"
+        size = "quick" if quick else "full"
+        #: Numbers of different programs do not belong into one table.
+        self._kind = f"{title}, {size}, version {_version()}, torch {torch.__version__}"
 
     def size(self, full: int, quick: int) -> int:
         """One number or the other, as the run is a full or a quick one."""
@@ -91,51 +95,59 @@ class Run:
                 of the report; says what to do.
         """
         jobs = list(jobs)
-        results = {}
+        results = {job.name: self._kept(job) for job in jobs}
+        left = [job for job in jobs if results[job.name] is None]
+        total = sum(job.steps for job in jobs)
+        finished = total - sum(job.steps for job in left)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
-            TextColumn("{task.fields[done]}"),
             TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
         )
-        with Progress(*columns, console=self.console) as progress:
-            total = sum(job.steps for job in jobs)
-            task = progress.add_task(self.title, total=total, done="")
-            finished = 0.0
-            for i, job in enumerate(jobs):
-                done = f"{i} of {len(jobs)} done, now {job.name}"
-                progress.update(task, completed=finished, done=done)
-                results[job.name] = self._result(job, lambda n: progress.advance(task, n))
+        with Progress(*columns, console=self.console, expand=True) as progress:
+            task = progress.add_task("", total=total, completed=finished)
+            for i, job in enumerate(left, len(jobs) - len(left)):
+                now = f"{i} of {len(jobs)} done, now {job.name}"
+                progress.update(task, completed=finished, description=now)
+                results[job.name] = self._found(job, lambda n: progress.advance(task, n))
                 finished += job.steps
-            progress.update(task, completed=finished, done=f"all {len(jobs)} done")
+            progress.update(task, completed=total, description=f"all {len(jobs)} done")
         return results
 
-    def _result(self, job: Job, advance: Callable[[float], object]) -> Any:
-        """What a job found, now or in an earlier run."""
-        path = self.path_of(job.name, _FINISHED)
-        if path.exists():
-            try:
-                saved = load_checkpoint(path)
-            except CheckpointError as error:
-                raise CheckpointError(
-                    f"{error}; or delete the file, and this part is done again"
-                ) from error
-            if (saved.get("kind"), saved.get("job")) == (self._kind, job.name):
-                return saved["result"]
+    def _kept(self, job: Job) -> Any:
+        """What an earlier run found, or None."""
+        path = self._path(job.name, _DONE)
+        if not path.exists():
+            return None
+        try:
+            saved = load_checkpoint(path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; or delete the file, and this part is done again"
+            ) from error
+        if (saved.get("kind"), saved.get("job")) != (self._kind, job.name):
             raise CheckpointError(
                 f"{path} belongs to another run, {saved.get('kind')}, and this one is "
-                f"{self._kind}; give another folder, or run without --resume"
+                f"{self._kind}; give another folder, or run without --resume, which deletes it"
             )
+        return saved["result"]
+
+    def _found(self, job: Job, advance: Callable[[float], object]) -> Any:
+        """What a job finds, which is kept."""
         result = job.work(advance)
-        save_checkpoint(path, kind=self._kind, job=job.name, result=result)
+        save_checkpoint(self._path(job.name, _DONE), kind=self._kind, job=job.name, result=result)
+        self.training_of(job.name).unlink(missing_ok=True)
         return result
 
-    def path_of(self, name: str, suffix: str) -> Path:
-        """A file for the unfinished business of a job."""
-        return self.work / f"{re.sub('[^A-Za-z0-9.]+', '-', name)}.{suffix}"
+    def training_of(self, name: str) -> Path:
+        """Where a job may keep a training that is under way."""
+        return self._path(name, _UNDER_WAY)
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self._work / (re.sub("[^A-Za-z0-9.]+", "-", name) + suffix)
 
     def finish(self, tables: list[Table], timings: list[Table] | None = None) -> None:
         """Print and write the tables; those of timings apart, as every run has others.
@@ -148,6 +160,12 @@ class Run:
         for name, group in (("results", tables), ("timings", timings)):
             if group:
                 write(self.folder / name, group)
-        for path in sorted(os.scandir(self.folder), key=lambda entry: entry.name):
+        for path in sorted(self.folder.iterdir()):
             if path.is_file() and not path.name.startswith("."):
-                self.console.out(path.path)
+                self.console.out(path)
+
+
+def _version() -> str:
+    """A digest of the reports' code."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

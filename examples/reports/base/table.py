@@ -22,24 +22,22 @@ class Number:
         mean: or a single value.
         std: the standard deviation of one measurement.
         digits: behind the point.
-        unit: after the number, such as " %".
     """
 
     mean: float
     std: float | None = None
     digits: int = 2
-    unit: str = ""
 
     def __str__(self) -> str:
         numbers = [self.mean] if self.std is None else [self.mean, self.std]
-        return " ± ".join(f"{number:.{self.digits}f}" for number in numbers) + self.unit
+        return " ± ".join(f"{number:.{self.digits}f}" for number in numbers)
 
 
-def over(values: Iterable[float], scale: float = 1, digits: int = 2, unit: str = "") -> Number:
+def mean_of(values: Iterable[float], scale: float = 1, digits: int = 2) -> Number:
     """The mean and the standard deviation of several runs."""
     scaled = [scale * value for value in values]
     std = statistics.stdev(scaled) if len(scaled) > 1 else None
-    return Number(statistics.fmean(scaled), std, digits, unit)
+    return Number(statistics.fmean(scaled), std, digits)
 
 
 @dataclass

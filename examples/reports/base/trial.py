@@ -20,7 +20,7 @@ import tinygrad_ee559
 from reports.base.data import POINTS, Data, points
 from reports.base.model import initialize, perceptron
 from reports.base.run import Job, Run
-from reports.base.table import Table
+from reports.base.table import Number, Table, mean_of
 from tinygrad_ee559.data import DISK, Batches, Region, one_hot
 from tinygrad_ee559.metrics import accuracy, f1_score
 from tinygrad_ee559.tensor import Tensor
@@ -98,7 +98,7 @@ def jobs(
     ]
 
 
-def of(results: Mapping[str, Any], setup: str, side: str) -> list[Any]:
+def trials_of(results: Mapping[str, Any], setup: str, side: str) -> list[Any]:
     """What the trials of one setup found on one side, seed by seed."""
     return [result for name, result in results.items() if name.startswith(f"{setup} | {side} | ")]
 
@@ -108,23 +108,20 @@ def _job(
 ) -> Job:
     """One trial; one here goes on where it was interrupted, one in PyTorch begins anew."""
     name = f"{setup_name} | {side} | {seed}"
-    checkpoint = run.path_of(name, "safetensors")
     # What a step costs grows with the network, and with the overhead that even the least one has.
     cost = 1 + sum(a * b for a, b in zip(setup.sizes, setup.sizes[1:])) / 30_000
 
     def work(advance: Callable[[float], object]) -> dict[str, Any]:
         library = LIBRARIES[side]
         start = begin(setup, seed, library, data)
-        options = {"checkpoint": checkpoint} if side == "here" else {}
-        with one_thread():
-            found = learn(setup, start, library, lambda steps: advance(cost * steps), **options)
-        checkpoint.unlink(missing_ok=True)
-        return found
+        options = {"checkpoint": run.training_of(name)} if side == "here" else {}
+        return learn(setup, start, library, lambda steps: advance(cost * steps), **options)
 
     samples = POINTS if data is None else len(data.labels)
     return Job(name, cost * setup.epochs * math.ceil(samples / setup.batch_size), work)
 
 
+@one_thread()
 def learn(
     setup: Setup,
     start: Start,
@@ -161,7 +158,7 @@ def learn(
             seconds = sum(epoch.seconds for epoch in history)
             curves = history.columns()
         else:
-            seconds = _fit_pytorch(model, loss, optimizer, batches, setup.epochs, advance)
+            seconds = fit_pytorch(model, loss, optimizer, batches, setup.epochs, advance)
     except FloatingPointError:
         pass  # it diverged, which is a result too
     return {
@@ -194,12 +191,17 @@ def bits(results: Mapping[str, Any], setups: Iterable[str]) -> Table:
         ["", "numbers", "diverged", "equal to the last bit"],
     )
     for setup in setups:
-        here, there = (of(results, setup, side) for side in LIBRARIES)
+        here, there = (trials_of(results, setup, side) for side in LIBRARIES)
         numbers = sum(parameter.numel() for parameter in here[0]["parameters"])
         counts = sum(trial["diverged"] for trial in here), sum(map(equal_bits, here, there))
         shares = (f"{count} of {len(here)} runs" for count in counts)
         table.rows.append([setup, f"{numbers:,}", *shares])
     return table
+
+
+def errors(trials: Iterable[Mapping[str, Any]], part: str) -> Number:
+    """Wrong answers on the training set or the test set, in percent."""
+    return mean_of((1 - trial[f"{part}_accuracy"] for trial in trials), 100)
 
 
 def ratio_of_medians(ones: Sequence[float], others: Sequence[float]) -> float:
@@ -222,7 +224,8 @@ def measure(model: Any, data: Data) -> dict[str, float]:
     return results
 
 
-def _fit_pytorch(
+@one_thread()
+def fit_pytorch(
     model: Any,
     loss: Any,
     optimizer: Any,
