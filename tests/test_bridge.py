@@ -1,5 +1,6 @@
 """PyTorch's own modules on the tape: networks that nobody wrote for this library."""
 
+import copy
 import threading
 
 import pytest
@@ -257,6 +258,28 @@ def test_weights_that_were_moved_are_given_back():
     assert module.weight.data_ptr() == model.weight.data.data_ptr()
 
 
+def test_parameters_begin_anew_as_pytorchs():
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.LSTM(2, 2))
+    model = tg.nn.Sequential(tg.from_torch(module), tg.nn.Linear(2, 2))
+    model.to(torch.float64)
+    model[0](tg.Tensor(inputs(4, 3)))
+    torch.manual_seed(0)
+    model.reset_parameters()
+    state = {name: value.data for name, value in model[0].state_dict().items()}
+    torch.manual_seed(0)
+    for layer in module:
+        layer.reset_parameters()
+    for name, value in module.state_dict().items():
+        assert value.dtype == state[name].dtype and torch.equal(value, state[name]), name
+
+
+def test_parameters_that_do_not_say_how_they_begin():
+    module = nn.Module()
+    module.shift = nn.Parameter(torch.ones(2))
+    with pytest.raises(NotImplementedError, match=r"Module has parameters of its own \(shift\)"):
+        tg.from_torch(nn.Sequential(module)).reset_parameters()
+
+
 def test_modules_can_be_drawn_in_their_frames(tmp_path):
     model = tg.from_torch(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
     tg.draw(model(tg.Tensor(torch.ones(4, 2))), tmp_path / "graph.dot")
@@ -308,9 +331,16 @@ def test_what_a_module_remembers_is_no_stand_in():
 
     module = Remembers()
     model = tg.from_torch(module)
+    average = model.average
     for _ in range(2):
         model(tg.Tensor(torch.ones(3, 2)))
     assert isinstance(module.last, tg.Tensor) and type(module.average) is torch.Tensor
+    assert average.data is module.average  # another one than at first
+    average.data = torch.ones(2)
+    assert module.average.tolist() == [1, 1]
+    kept = copy.deepcopy(average)
+    average.mul_(3)
+    assert module.average.tolist() == [3, 3] and kept.tolist() == [1, 1]
     assert not isinstance(model.linear.weight.node, torch.Tensor)
     assert tg.to_torch(model.to(torch.float64)).average.dtype == torch.float64
 

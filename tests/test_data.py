@@ -29,6 +29,7 @@ from tinygrad_ee559.data import (
 from tinygrad_ee559.errors import DataFileError
 
 RADIUS = 1 / math.sqrt(2 * math.pi)
+DISKS = (data.Circle((0.5, 0.5), 0.75),)
 
 
 def seeded(seed):
@@ -93,6 +94,12 @@ def test_points_of_a_grid_are_labeled_too(name):
     labels = getattr(data, name.upper()).label(grid)
     assert labels.tolist() == [[is_one(x, y) for y in side.tolist()] for x in side.tolist()]
     assert torch.equal(getattr(data, name.upper()).label(Tensor(grid)).data, labels.data)
+
+
+def test_points_may_be_integers():
+    points = torch.tensor([[0, 0], [1, 1], [1, 0]])
+    for region in (data.DISK, data.RING, data.CENTERED_DISK, data.Region(0, 3, DISKS)):
+        assert region.label(points).tolist() == region.label(points.double()).tolist()
 
 
 # ----------------------------------------------------------------- small tools
@@ -189,6 +196,14 @@ def test_batches_are_those_of_pytorchs_loader(count, batch_size, drop_last):
         assert [x.tolist() for x in ours] == [x.tolist() for x in theirs]
     shuffled = Batches(*rows, batch_size, seeded(0), drop_last=drop_last)
     assert [len(x) for x, _ in shuffled] == [len(x) for x, _ in batches]
+
+
+@pytest.mark.parametrize("generator", [None, seeded(0)], ids=["in order", "shuffled"])
+def test_batches_may_be_changed_in_place(generator):
+    rows = torch.arange(6.0), torch.arange(6.0)
+    for x, y in Batches(*rows, 4, generator):
+        x.zero_(), y.zero_()
+    assert all(torch.equal(values, torch.arange(6.0)) for values in rows)
 
 
 @pytest.mark.parametrize("generator", [None, 0], ids=["in order", "shuffled"])

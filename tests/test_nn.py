@@ -330,6 +330,12 @@ def test_zero_grad_and_requires_grad_():
     assert layer.requires_grad_(False) is layer
     assert not layer(torch.ones(1, 2)).requires_grad
     layer.zero_grad()  # nothing to forget
+    layer.zero_grad(set_to_none=False)
+    assert layer.weight.grad is None
+    layer.requires_grad_()(torch.ones(1, 2)).sum().backward()
+    layer.zero_grad(set_to_none=False)
+    assert layer.weight.grad.tolist() == [[0, 0]] and layer.bias.grad.tolist() == [0]
+    layer.requires_grad_(False)
     assert layer.requires_grad_().weight.requires_grad
     assert list(layer.parameters()) == [layer.weight, layer.bias]
 

@@ -7,7 +7,7 @@ import torch
 from steps import close, own_cache
 
 import tinygrad_ee559 as tg
-from tinygrad_ee559 import Tensor, nn, optim
+from tinygrad_ee559 import Tensor, dispatch, nn, optim
 from tinygrad_ee559.errors import OperandError
 
 __all__ = ["own_cache"]
@@ -34,6 +34,7 @@ LAYERS = [
     )],
     ("LeakyReLU", (0.2,), {}, (5, 4)),
     ("PReLU", (4, 0.1), {}, IMAGES),
+    ("PReLU", (1, 0.1), {}, (5,)),
     ("ELU", (0.5,), {}, (5, 4)),
     ("GELU", ("tanh",), {}, (5, 4)),
     ("Softplus", (2.0, 1.0), {}, (5, 4)),
@@ -66,11 +67,13 @@ LAYERS = [
     ],
     ("MaxPool1d", (2,), {}, SEQUENCES),
     ("MaxPool1d", (3, 2, 1), {"ceil_mode": True}, SEQUENCES),
+    ("MaxPool1d", ((3,), (2,), (1,), (2,), True), {}, (4, 11)),
     ("MaxPool2d", (2,), {}, IMAGES),
     ("MaxPool2d", ((3, 2), 2, (1, 0), (1, 2)), {}, IMAGES),
     ("MaxPool2d", (2,), {"return_indices": True}, IMAGES),
     ("AvgPool1d", (2,), {}, SEQUENCES),
     ("AvgPool1d", (3, 2, 1), {"count_include_pad": False}, SEQUENCES),
+    ("AvgPool1d", (3, 2, 1, True), {}, (4, 11)),
     ("AvgPool2d", (2,), {}, IMAGES),
     ("AvgPool2d", ((3, 2), 2, 1, True), {"divisor_override": 5}, IMAGES),
     *[("AdaptiveAvgPool2d", (size,), {}, IMAGES) for size in (1, (3, 2), (None, 4))],
@@ -196,6 +199,18 @@ def test_activations_take_torch_tensors_tensors_and_numbers(name):
 
 
 @pytest.mark.parametrize("name, args", [
+    *[(name, ()) for name in ACTIVATIONS],
+    ("PReLU", (4,)), ("MaxPool1d", (2,)), ("AvgPool1d", (2,)),
+])  # fmt: skip
+def test_nothing_has_to_be_taken_apart(name, args, monkeypatch):
+    """Which takes longer than what is computed, where layers are small."""
+    monkeypatch.delattr(dispatch, "taken_apart")
+    x = Tensor(torch.ones(2, 4, 6), requires_grad=True)
+    getattr(nn, name)(*args)(x).sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("name, args", [
     ("Linear", (2, 3)), ("Conv2d", (2, 4, 3)), ("BatchNorm2d", (3,)), ("LayerNorm", (3,)),
     ("Embedding", (3, 2)), ("PReLU", ()),
 ])  # fmt: skip
@@ -252,6 +267,16 @@ def test_statistics_may_stop_being_tracked():
 def test_what_makes_no_sense_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["trained", "evaluated"])
+@pytest.mark.parametrize("name, shape", [("BatchNorm1d", (0, 4)), ("BatchNorm2d", (0, 4, 2, 2))])
+def test_a_batch_of_nothing(name, shape, mode):
+    ours, theirs = (layer.train(mode) for layer in pair(name, (4,), {}))
+    ours(torch.ones(shape)).sum().backward()
+    theirs(torch.ones(shape)).sum().backward()
+    same_state(ours, theirs)
+    assert torch.equal(ours.weight.grad.data, theirs.weight.grad)
 
 
 def test_one_value_per_channel_is_enough_in_evaluation():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tinygrad_ee559 import Tensor, nn
+from tinygrad_ee559 import Tensor, dispatch, nn
 from tinygrad_ee559.errors import OperandError
 
 SEED = 7
@@ -108,6 +108,25 @@ def check_loss(ours, theirs, x, target):
     torch.testing.assert_close(ours(x, Tensor(target)).data, expected.detach())
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", [
+    "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "BCELoss", "BCEWithLogitsLoss",
+])  # fmt: skip
+def test_nothing_has_to_be_taken_apart(name, reduction, monkeypatch):
+    """Which takes longer than what is computed, where networks are small."""
+    monkeypatch.delattr(dispatch, "taken_apart")
+    x = Tensor(probabilities(), requires_grad=True)
+    getattr(nn, name)(reduction=reduction)(x, probabilities()).sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("name", ["MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss"])
+def test_targets_that_are_broadcast(name):
+    torch.manual_seed(SEED)
+    check_loss(getattr(nn, name)(), getattr(torch.nn, name)(), numbers(), numbers()[0])
+
+
 def test_gradients_of_targets():
     torch.manual_seed(SEED)
     for name in ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "BCEWithLogitsLoss"):
@@ -134,6 +153,7 @@ def test_weights_are_buffers():
     (lambda: nn.CrossEntropyLoss(label_smoothing=1.5), ValueError, "between 0 and 1, not 1.5"),
     (lambda: nn.HuberLoss(delta=0), ValueError, "delta must be positive, and is 0"),
     (lambda: nn.SmoothL1Loss(beta=-1), ValueError, "beta must not be negative, and is -1"),
+    (lambda: nn.CrossEntropyLoss()(numbers(), classes()[:3]), ValueError, r"\(4\) to match .* \(3"),
     (lambda: nn.BCELoss()(Tensor([0.5]), Tensor([0.5, 1.0])), ValueError, "different to the input"),
     (lambda: nn.BCEWithLogitsLoss()(Tensor([0.5]), Tensor([1.0, 1.0])), ValueError, "must be the"),
     (lambda: nn.BCELoss()(Tensor([1.5]), Tensor([1.0])), OperandError, "between 0 and 1"),

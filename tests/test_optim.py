@@ -279,7 +279,7 @@ def test_state_dict_is_laid_out_as_pytorchs():
     assert a["state"].keys() == b["state"].keys()
     for number, state in b["state"].items():
         buffer = a["state"][number]["momentum_buffer"]
-        assert isinstance(buffer, Tensor) and torch.equal(buffer.data, state["momentum_buffer"])
+        assert type(buffer) is torch.Tensor and torch.equal(buffer, state["momentum_buffer"])
     for group, expected in zip(a["param_groups"], b["param_groups"], strict=True):
         assert group.items() <= expected.items()
 
@@ -298,15 +298,29 @@ def test_training_goes_on_from_a_loaded_state(source):
     assert_same(ours, theirs)
 
 
+def test_pytorch_goes_on_from_our_state():
+    ours, theirs = parameters()
+    a = trained(optim, ours)
+    for p, q in zip(ours, theirs):
+        q.data.copy_(p.data)
+    b = torch.optim.SGD(theirs, lr=7.0)
+    b.load_state_dict(copy.deepcopy(a.state_dict()))
+    set_gradients(ours, theirs)
+    a.step()
+    b.step()
+    assert_same(ours, theirs)
+    assert type(optim.SGD(ours, lr=Tensor(0.1)).state_dict()["param_groups"][0]["lr"]) is float
+
+
 def test_a_loaded_state_is_a_copy():
     ours, _ = parameters()
     a = trained(optim, ours)
     state = a.state_dict()
-    expected = state["state"][0]["momentum_buffer"].data.clone()
+    expected = state["state"][0]["momentum_buffer"].clone()
     fresh = optim.SGD(ours, lr=0.1)
     fresh.load_state_dict(state)
     fresh.step()
-    assert torch.equal(state["state"][0]["momentum_buffer"].data, expected)
+    assert torch.equal(state["state"][0]["momentum_buffer"], expected)
 
 
 def test_load_state_dict_names_what_does_not_fit_and_changes_nothing():
@@ -341,11 +355,7 @@ def test_adams_state_goes_to_pytorch_and_back(name, amsgrad):
     previous = None
     for leaves, optimizer in zip((ours, theirs, moved), optimizers):
         if previous is not None:
-            state = previous[1].state_dict()
-            for values in state["state"].values():
-                for key, value in values.items():
-                    values[key] = value.data if isinstance(value, Tensor) else value
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(previous[1].state_dict())
             for leaf, other in zip(leaves, previous[0]):
                 leaf.data.copy_(other.data)
         for step in range(5):
@@ -365,9 +375,36 @@ def test_adams_state_goes_to_pytorch_and_back(name, amsgrad):
     for number, state in expected["state"].items():
         assert found["state"][number].keys() == state.keys()
         for key, value in state.items():
-            other = found["state"][number][key].data
+            other = found["state"][number][key]
             assert torch.equal(other, value) and other.dtype == value.dtype
     assert found["param_groups"][0].items() <= expected["param_groups"][0].items()
+
+
+def as_tensors(state):
+    return {name: Tensor(value) for name, value in state.items()}
+
+
+def with_a_number(state):
+    return {**state, "step": state["step"].item()}
+
+
+@pytest.mark.parametrize("changed", [dict, as_tensors, with_a_number])
+def test_states_of_all_implementations_are_taken(changed):
+    ours, theirs = parameters()
+    b = torch.optim.Adam(theirs, lr=0.1, foreach=True)
+    set_gradients(ours, theirs)
+    b.step()
+    state = copy.deepcopy(b.state_dict())
+    state["state"] = {number: changed(values) for number, values in state["state"].items()}
+    state["param_groups"][0] |= {"fused": True, "capturable": True, "differentiable": True}
+    a = optim.Adam(ours)
+    a.load_state_dict(state)
+    for p, q in zip(ours, theirs):
+        p.data.copy_(q.data)
+    set_gradients(ours, theirs)
+    a.step()
+    b.step()
+    assert_same(ours, theirs)
 
 
 def test_adamw_stays_adamw_with_a_state_of_adam():
@@ -516,9 +553,15 @@ def test_states_that_do_not_fit_adam():
     with pytest.raises(StateDictError) as error:
         optimizer.load_state_dict(state)
     assert str(error.value) == (
-        "this state dict does not fit Adam; the step of parameter 0 has shape [2], expected []; "
+        "this state dict does not fit Adam; the exp_avg_sq of parameter 0 is missing; "
+        "the step of parameter 0 has shape [2], expected []; "
         "the exp_avg of parameter 0 has shape [3], expected [2]"
     )
+    state["state"] = {0: {"step": 1.0, "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}}
+    state["param_groups"][0]["amsgrad"] = True
+    with pytest.raises(StateDictError, match="the max_exp_avg_sq of parameter 0 is missing"):
+        optimizer.load_state_dict(state)
+    assert not optimizer.steps and not optimizer.param_groups[0]["amsgrad"]
 
 
 def test_an_optimizer_without_a_rule():

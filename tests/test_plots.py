@@ -60,7 +60,7 @@ class Shown:
     """The figure that is saved instead of a file."""
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: setattr(self, "it", figure))
+        monkeypatch.setattr(plots, "save", lambda figure, _path: setattr(self, "it", figure))
 
     def curves(self):
         return {

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tinygrad_ee559 import nn, optim, resuming, saving
+from tinygrad_ee559 import Tensor, nn, optim, resuming, saving
 from tinygrad_ee559.data import Batches
 from tinygrad_ee559.errors import CheckpointError
 from tinygrad_ee559.training import fit, seeded
@@ -118,6 +118,7 @@ def everything(made):
             "optimizer": made.optimizer.state_dict(),
             "scheduler": made.scheduler and made.scheduler.state_dict(),
             "random": torch.get_rng_state(),
+            "trained": made.model.training,
             "orders": [g and g.get_state() for g in (made.order, made.test.generator)],
             "history": [(e.number, e.values) for e in getattr(made, "history", [])],
         }
@@ -275,6 +276,9 @@ def test_fewer_epochs_than_there_are(path):
 def test_files_that_fit_did_not_write(path):
     saving.save_checkpoint(path, model=plain())
     rejected(path, "was not written by fit. Choose another path, or delete")
+    for foreign in (3, {"parts": "model"}):
+        saving.save_checkpoint(path, training=foreign)
+        rejected(path, "was not written by fit. Choose another path, or delete")
     saving.save(path, plain())
     rejected(path, "run.safetensors holds tensors and nothing else")
     path.write_bytes(b"foreign")
@@ -285,8 +289,52 @@ def test_a_folder_that_does_not_exist_is_found_before_the_first_epoch(tmp_path):
     rejected(tmp_path / "nowhere" / "run", "cannot be written: make the folder .*nowhere")
 
 
-@pytest.mark.parametrize("scheduler", [halving, one_cycle])
+@pytest.mark.parametrize("name", ["loop", "no\0name"])
+def test_a_file_that_cannot_be_is_found_before_the_first_epoch(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    rejected(tmp_path / name, "cannot be written")
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_first_epoch(
+    path, done, monkeypatch
+):
+    if done:
+        go(training(), path, done)
+    writable = []  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *asked: writable.append(asked))
+    rejected(path, f"cannot be written: make the folder {path.parent} writable")
+    assert writable == [(path.parent, os.W_OK | os.X_OK)]
+    if done:
+        assert len(go(training(), path, done).history) == done  # nothing is to be written
+
+
+@pytest.mark.parametrize("make", [torch.clone, Tensor], ids=["torch", "here"])
+def test_learning_rates_in_tensors_are_compared_to_the_last_digit(path, make):
+    go(training(lr=make(torch.tensor(0.1))), path, 2)
+    path.with_name("copy").write_bytes(path.read_bytes())
+    assert len(go(training(lr=make(torch.tensor(0.1))), path, 3).history) == 3
+    with pytest.raises(CheckpointError, match="this one has .*lr=0.100000999"):
+        go(training(lr=make(torch.tensor(0.100001))), path.with_name("copy"), 3)
+
+
+@pytest.mark.parametrize("scheduler", [halving, one_cycle, plateau])
 def test_a_scheduler_that_is_not_kept(path, scheduler):
     with pytest.raises(ValueError, match='keep={"scheduler": scheduler}'):
         go(training(scheduler=scheduler), path, keep={})
     go(training(scheduler=scheduler), None, 1, keep={})
+
+
+def test_rates_that_a_schedule_once_changed_need_no_scheduler(path):
+    made = training()
+    made.optimizer.load_state_dict(training(scheduler=halving).optimizer.state_dict())
+    assert len(go(made, path, 2).history) == 2
+
+
+@pytest.mark.parametrize("thing, kind", [(torch.ones(2), "Tensor"), (3, "int"), (print, "builtin")])
+def test_what_cannot_become_again_what_it_was(path, thing, kind):
+    made = training()
+    before = everything(made)
+    with pytest.raises(TypeError, match=f"keep has noise, a {kind}.*give something with state_"):
+        go(made, path, keep={"noise": thing})
+    assert everything(made) == before and not path.exists()

@@ -1,6 +1,7 @@
 """Saved models and trainings: whole or not at all, and never a wrong number."""
 
 import errno
+import hashlib
 import os
 import stat
 import time
@@ -133,6 +134,22 @@ def test_a_link_stays_a_link(tmp_path, saved):
     save(link, network(seed=2))
     assert link.is_symlink()
     assert same(load_file(saved), values(network(seed=2)))
+
+
+@pytest.mark.parametrize("name", ["loop", "no\0name"])
+def test_names_that_lead_to_no_file(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save(tmp_path / name, network())
+    rejected(tmp_path / name, network(), "cannot be read")
+    assert (tmp_path / "loop").is_symlink() and os.listdir(tmp_path) == ["loop"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_permissions_stay(saved, mode):
+    saved.chmod(mode)
+    save(saved, network(seed=2))
+    assert stat.S_IMODE(saved.stat().st_mode) == mode
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path, saved):
@@ -300,6 +317,17 @@ def test_what_a_checkpoint_cannot_hold(tmp_path, thing):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_name_that_the_format_needs_for_itself(saved):
+    good = saved.read_bytes()
+    with pytest.raises(ValueError, match='"__metadata__".*choose another name'):
+        save_checkpoint(saved, __metadata__=3)
+    model = nn.Module()
+    model.__metadata__ = nn.Parameter([1.0])
+    with pytest.raises(ValueError, match='"__metadata__".*choose another name'):
+        save(saved, model)
+    assert saved.read_bytes() == good
+
+
 class Run:
     """A model, an optimizer with momentum and a generator, as different as their seed."""
 
@@ -347,6 +375,26 @@ def test_parts_that_do_not_fit(checkpoint):
     linear = {"model": nn.Linear(2, 1)}
     not_loaded(checkpoint, "its model is a Sequential, and the given one is a Linear", run, linear)
     not_loaded(checkpoint, "it has no scheduler; its parts are", run, {"scheduler": run.model})
+
+
+@pytest.mark.parametrize("part, kind", [(7, "int"), ({}, "dict"), (torch.ones(1), "Tensor")])
+def test_parts_that_cannot_be_changed(checkpoint, part, kind):
+    run = Run(seed=2)
+    before = run.now()
+    with pytest.raises(TypeError, match=f"^epoch is a {kind}, which cannot be changed; leave it"):
+        load_checkpoint(checkpoint, **vars(run), epoch=part)
+    assert same(run.now(), before)
+
+
+@pytest.mark.parametrize("tree", [
+    "3", "[]", "{}", "no", "[" * 10_000, '{"kinds": {}, "parts": 3}', '{"kinds": [], "parts": []}',
+    '{"kinds": {}, "parts": {"a": 1}}', '{"kinds": {"a": "b"}, "parts": {"a": {"$tensor": ""}}}',
+])  # fmt: skip
+def test_documents_that_are_no_checkpoints(tmp_path, tree):
+    path = tmp_path / "other.safetensors"
+    digest = hashlib.sha256(tree.encode()).hexdigest()
+    save_file({}, path, metadata={"sha256": digest, "state": tree})
+    not_loaded(path, "other.safetensors is undamaged, and no checkpoint", Run())
 
 
 def test_nothing_has_changed_when_the_last_part_does_not_fit(checkpoint):

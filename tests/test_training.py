@@ -1,10 +1,12 @@
 """The training loop: what it computes, what it reports, what it leaves alone."""
 
 import copy
+import functools
 import io
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -98,13 +100,14 @@ def test_epochs_are_numbered_and_reported_in_order():
     assert seen == [(name, epoch) for epoch in history for name in "ab"]
 
 
-def test_a_callback_that_returns_true_ends_training_after_all_callbacks():
+@pytest.mark.parametrize("kind", [bool, np.bool_])
+def test_a_callback_that_returns_true_ends_training_after_all_callbacks(kind):
     seen = []
     history = fit(
         *model_and_loss_and_optimizer(),
         batches(1),
         epochs=9,
-        callbacks=[lambda epoch: epoch.number == 3, lambda epoch: seen.append(epoch.number) or 1],
+        callbacks=[lambda e: kind(e.number == 3), lambda e: seen.append(e.number) or 1],
     )
     assert len(history) == 3 and seen == [1, 2, 3]
 
@@ -155,12 +158,28 @@ def test_metrics_see_all_of_the_test_set_at_once():
     assert epoch.test_count == 95
 
 
+@pytest.mark.parametrize(
+    "metrics, message",
+    [
+        ([f1_score, f1_score], "names of their own, and these are loss, f1_score, f1_score"),
+        ([lambda outputs, targets: 0.0] * 2, "these are loss, <lambda>, <lambda>"),
+        ([functools.partial(f1_score, average="macro")], "needs a name, and functools.partial"),
+    ],
+)
+def test_metrics_need_names(metrics, message):
+    model, loss, optimizer = model_and_loss_and_optimizer()
+    with pytest.raises(ValueError, match=message):
+        fit(model, loss, optimizer, batches(1), 1, test=batches(2), metrics=metrics)
+    assert not optimizer.momentum_buffers  # no step was taken
+
+
 def test_history_has_what_was_measured_in_every_epoch_as_columns():
     history = History(
         [Epoch(1, 0.5, {"train_loss": 2.0}), Epoch(2, 0.5, {"train_loss": 1.0, "test_loss": 3.0})]
     )
     assert history.train_loss == [2.0, 1.0]
     assert history.columns() == {"train_loss": [2.0, 1.0]}
+    assert history[1:].columns() == {"train_loss": [1.0], "test_loss": [3.0]}
     for thing, name, known in (
         (history, "test_loss", "train_loss"),
         (history[0], "test_accuracy", "train_loss"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,29 @@ from tinygrad_ee559.tensor import Tensor, lift
 
 #: PyTorch's modules are given their parameters for the time of a call, which is for all threads.
 _ONE_AT_A_TIME = threading.RLock()
+
+
+class _TheirBuffer(Buffer):
+    """A buffer of a PyTorch module: its value is always the one that the module has."""
+
+    __slots__ = ("_place", "_name")
+
+    def __init__(self, module: torch.nn.Module, name: str) -> None:
+        self._place = module._buffers
+        self._name = name
+        self.node = None
+        self.persistent = name not in module._non_persistent_buffers_set
+
+    @property
+    def _data(self) -> Any:
+        return self._place[self._name]
+
+    @_data.setter
+    def _data(self, value: Any) -> None:
+        self._place[self._name] = torch.as_tensor(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return copy.deepcopy(Buffer(self._data, persistent=self.persistent), memo)
 
 
 class TorchModule(Module):
@@ -68,11 +92,20 @@ class TorchModule(Module):
                 if isinstance(value, StandIn):
                     vars(module)[name] = value.tensor
 
-    def _move_buffers(self, device: Any, dtype: torch.dtype | None) -> None:
-        for name, value in self.module._buffers.items():
-            if value is not None:
-                wanted = dtype if value.is_floating_point() else None
-                self.module._buffers[name] = value.to(device=device, dtype=wanted)
+    def reset_parameters(self) -> None:
+        """What PyTorch's layers do under this name, here and in the modules inside."""
+        to_torch(self)  # where it sees the parameters
+        reset = getattr(self.module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+            return
+        own = [name for name, value in self._own.items() if isinstance(value, Parameter)]
+        if own:
+            raise NotImplementedError(
+                f"{self._get_name()} has parameters of its own ({', '.join(own)}), and no "
+                "reset_parameters()"
+            )
+        super().reset_parameters()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -109,10 +142,9 @@ class TorchModule(Module):
 
     def _own_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """Those that the module has now, as it may put others in their place."""
-        passing = self.module._non_persistent_buffers_set
-        for name, value in self.module._buffers.items():
+        for name, value in list(self.module._buffers.items()):
             if value is not None:
-                yield name, Buffer(value, persistent=name not in passing)
+                yield name, _TheirBuffer(self.module, name)
 
     def __getattr__(self, name: str) -> Any:
         own = vars(self).get("_own", {})

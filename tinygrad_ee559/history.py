@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import SupportsIndex, overload
 
 from tinygrad_ee559 import plots
 
@@ -46,7 +47,20 @@ class History(list[Epoch]):
     >>> history = History([Epoch(1, 0.5, {"train_loss": 0.5}), Epoch(2, 0.5, {"train_loss": 0.25})])
     >>> history.train_loss
     [0.5, 0.25]
+    >>> history[1:].train_loss
+    [0.25]
     """
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Epoch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> History: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Epoch | History:
+        if isinstance(index, slice):
+            return History(super().__getitem__(index))
+        return super().__getitem__(index)
 
     def columns(self) -> dict[str, list[float]]:
         """What was measured in all epochs, by name."""

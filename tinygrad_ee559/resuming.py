@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tinygrad_ee559.data import Batches
 from tinygrad_ee559.errors import CheckpointError
+from tinygrad_ee559.files import place
 from tinygrad_ee559.history import Epoch, History
 from tinygrad_ee559.nn import Module
 from tinygrad_ee559.optim import Optimizer
@@ -22,6 +22,7 @@ from tinygrad_ee559.saving import (
     load_checkpoint,
     save_checkpoint,
 )
+from tinygrad_ee559.tensor import Tensor
 
 Kept = Mapping[str, Stateful | torch.Generator]
 
@@ -40,6 +41,7 @@ class Resumable:
 
     Raises:
         ValueError: a learning-rate scheduler changes the optimizer, and `keep` does not have it.
+        TypeError: something in `keep` cannot become again what it was.
     """
 
     def __init__(
@@ -50,12 +52,18 @@ class Resumable:
         batches: Mapping[str, Batches | None],
         keep: Kept,
     ) -> None:
-        scheduled = any("initial_lr" in group for group in optimizer.param_groups)
-        if scheduled and all(getattr(x, "optimizer", None) is not optimizer for x in keep.values()):
+        kept = [getattr(part, "optimizer", None) is optimizer for part in keep.values()]
+        if optimizer.scheduled and not any(kept):
             raise ValueError(
                 "a learning-rate scheduler changes the optimizer, and a checkpoint needs its state "
                 'too; give it as keep={"scheduler": scheduler}'
             )
+        for name, part in keep.items():
+            if not isinstance(part, torch.Generator) and not hasattr(part, "load_state_dict"):
+                raise TypeError(
+                    f"keep has {name}, a {type(part).__name__}, which cannot become again what it "
+                    "was; give something with state_dict and load_state_dict, or a generator"
+                )
         self._path = path
         self._optimizer = optimizer
         self._parts: dict[str, Any] = {
@@ -82,17 +90,15 @@ class Resumable:
             The epochs that are done, and whether a callback has stopped the training.
 
         Raises:
-            CheckpointError: the file is damaged or belongs to another training, and nothing was
-                changed; or there is no folder for it.
+            CheckpointError: the file is damaged, belongs to another training or cannot be written;
+                nothing was changed.
         """
         if not os.path.exists(self._path):
-            folder = Path(self._path).resolve().parent
-            if not folder.is_dir():  # better now than after an epoch
-                raise CheckpointError(f"{self._path} cannot be written: make the folder {folder}")
+            self._check_place()
             return History(), False
         saved = load_checkpoint(self._path)
         training = saved.get("training")
-        if training is None:
+        if not isinstance(training, dict) or training.keys() != self._training.keys():
             raise another_training(self._path, "it was not written by fit")
         for name, here in self._training.items():
             if training[name] != here:
@@ -110,6 +116,8 @@ class Resumable:
             raise another_training(
                 self._path, f"it has {len(saved['history'])} epochs, and this one {epochs}"
             )
+        if len(saved["history"]) < epochs and not saved["stopped"]:
+            self._check_place()
         load_checkpoint(self._path, **self._parts)
         self._settings = saved["settings"][0]
         return History(Epoch(**epoch) for epoch in saved["history"]), saved["stopped"]
@@ -132,12 +140,24 @@ class Resumable:
         )
         self._due = time.monotonic() + _SECONDS_BETWEEN
 
+    def _check_place(self) -> None:
+        """Better now than after an epoch."""
+        try:
+            place(self._path)
+        except OSError as error:
+            raise CheckpointError(f"{self._path} cannot be written: {error}") from error
+
     def _settings_now(self) -> str:
         groups = self._optimizer.param_groups
         return "; ".join(
-            ", ".join(f"{name}={group[name]!r}" for name in sorted(group) if name != "params")
+            ", ".join(f"{name}={_exact(group[name])}" for name in sorted(group) if name != "params")
             for group in groups
         )
+
+
+def _exact(value: Any) -> str:
+    """A hyper-parameter with all its digits, of which a tensor shows four."""
+    return repr(value.tolist() if isinstance(value, (Tensor, torch.Tensor)) else value)
 
 
 def _described(batches: Batches | None) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Protocol, cast
 
 import torch
@@ -90,6 +90,7 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
     Raises:
         CheckpointError: the file cannot be written.
         TypeError: something in the data or in a state dict is none of these; says where it is.
+        ValueError: a part is named "__metadata__", a name that the format needs for itself.
 
     >>> from tinygrad_ee559 import nn
     >>> model, generator = nn.Linear(2, 1), torch.Generator().manual_seed(0)
@@ -100,6 +101,7 @@ def save_checkpoint(path: str | os.PathLike[str], /, **parts: Any) -> None:
     >>> torch.equal(torch.rand(3, generator=generator), expected)
     True
     """
+    _check_names(parts)
     tree, tensors = _encoded({name: _state_of(part) for name, part in parts.items()})
     kinds = {name: type(part).__name__ for name, part in parts.items()}
     _write(path, tensors, json.dumps({"kinds": kinds, "parts": tree}))
@@ -122,15 +124,15 @@ def load_checkpoint(
     Raises:
         CheckpointError: the file is missing, truncated or damaged, is no checkpoint, or its parts
             are of other kinds or shapes than those that were given.
+        TypeError: one of `parts` cannot be changed.
     """
-    tensors, tree = _read(path)
-    if tree is None:
-        raise CheckpointError(
-            f"{path} holds tensors and nothing else, as saving.save writes them for a model alone; "
-            "a checkpoint written by saving.save_checkpoint was expected"
-        )
-    document = json.loads(tree)
-    kinds, saved = document["kinds"], _decoded(document["parts"], tensors)
+    for name, part in parts.items():
+        if not isinstance(part, torch.Generator) and not hasattr(part, "load_state_dict"):
+            raise TypeError(
+                f"{name} is a {type(part).__name__}, which cannot be changed; leave it out, and it "
+                "is returned"
+            )
+    kinds, saved = _kinds_and_states(path)
     problems = [f"it has no {name}" for name in parts if name not in saved]
     problems += [
         f"its {name} is a {kinds[name]}, and the given one is a {type(part).__name__}"
@@ -162,6 +164,27 @@ def another_training(path: str | os.PathLike[str], difference: str) -> Checkpoin
 
 
 # --------------------------------------------------------------------- the parts
+
+
+def _kinds_and_states(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """What a checkpoint holds, by name."""
+    tensors, tree = _read(path)
+    if tree is None:
+        raise CheckpointError(
+            f"{path} holds tensors and nothing else, as saving.save writes them for a model alone; "
+            "a checkpoint written by saving.save_checkpoint was expected"
+        )
+    try:
+        document = json.loads(tree)
+        kinds, saved = document["kinds"], _decoded(document["parts"], tensors)
+        if kinds.keys() != saved.keys():
+            raise ValueError(f"kinds of {', '.join(kinds)}, and parts {', '.join(saved)}")
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is undamaged, and no checkpoint ({type(error).__name__}: {error}); one that "
+            "saving.save_checkpoint wrote was expected"
+        ) from error
+    return kinds, saved
 
 
 def _state_of(part: Any) -> Any:
@@ -251,6 +274,7 @@ def _stored(tensor: Tensor | torch.Tensor) -> torch.Tensor:
 def _write(
     path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], tree: str | None
 ) -> None:
+    _check_names(tensors)
     metadata = {_CHECKSUM: _checksum(tensors, tree)}
     if tree is not None:
         metadata[_STATE] = tree
@@ -264,6 +288,14 @@ def _write(
         raise CheckpointError(
             f"{path} cannot be written ({error}); what was there before is unchanged"
         ) from error
+
+
+def _check_names(names: Container[str]) -> None:
+    if "__metadata__" in names:
+        raise ValueError(
+            'nothing can be saved under the name "__metadata__", which safetensors files have for '
+            "what is not a tensor; choose another name"
+        )
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], str | None]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import (
@@ -74,7 +75,8 @@ def fit(
         metrics: functions of all outputs and targets of `test`, from `tinygrad_ee559.metrics` or
             your own; the history has them by their names, as in "test_accuracy".
         callbacks: functions called with each `Epoch`, in order, such as `print` or
-            `lambda epoch: scheduler.step()`. When one returns True, this epoch is the last.
+            `lambda epoch: scheduler.step()`. When one returns True, Python's or NumPy's, this epoch
+            is the last; other answers, such as those of `file.write`, mean nothing.
         checkpoint: the file from which the training is continued, if it exists, and to which it is
             written.
         keep: by name, what else changes on the way, to be in `checkpoint` too: learning-rate
@@ -88,14 +90,21 @@ def fit(
         FloatingPointError: the loss became infinite or NaN.
         CheckpointError: the file is damaged or belongs to another training, and nothing was
             changed; or it cannot be written.
-        ValueError: a learning-rate scheduler changes the optimizer, and `keep` does not have it.
+        ValueError: a learning-rate scheduler changes the optimizer, and `keep` does not have it;
+            or two metrics have one name, or one has none.
+        TypeError: something in `keep` cannot become again what it was.
     """
+    names = ["loss", *(_name(metric) for metric in metrics)]
+    if len({*names}) < len(names):
+        raise ValueError(f"metrics need names of their own, and these are {', '.join(names)}")
     saved = None
     history, stopped = History(), False
     if checkpoint is not None:
         batches = {"train": train, "test": test}
         saved = Resumable(checkpoint, model, optimizer, batches, keep or {})
         history, stopped = saved.load(epochs)
+        if history:  # as its last epoch left the model
+            model.train(test is None)
     with _progress(console) as progress:
         task = progress.add_task(
             "training", total=epochs * len(train), completed=len(history) * len(train), result=""
@@ -111,12 +120,11 @@ def fit(
                 )
             epoch = Epoch(number, seconds, {"train_loss": train_loss})
             if test is not None:
-                names = ("loss", *(metric.__name__ for metric in metrics))
                 measured = evaluate(model, loss, test, metrics)
                 epoch.values.update({f"test_{name}": x for name, x in zip(names, measured)})
             history.append(epoch)
             answers = [callback(epoch) for callback in callbacks]
-            stopped = any(answer is True for answer in answers)
+            stopped = any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
             if saved is not None:
                 saved.save(history, stopped, last=stopped or number == epochs)
             last = list(epoch.values.items())[-2:]
@@ -191,6 +199,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _name(metric: Metric) -> str:
+    name: str | None = getattr(metric, "__name__", None)
+    if name is None:
+        raise ValueError(f"a metric needs a name, and {metric!r} has none; define it with def")
+    return name
 
 
 def _progress(console: Console | None) -> Progress:

@@ -23,7 +23,7 @@ class Batches:
         drop_last: leave out the last batch if it is smaller than the others.
 
     Yields:
-        Pairs of tensors without gradients.
+        Pairs of tensors without gradients, which share no memory with the samples.
 
     Raises:
         ValueError: there are no rows, their numbers differ, or there would be no batch or an
@@ -81,8 +81,8 @@ class Batches:
             in_order = (
                 torch.split(rows[:used], self.batch_size) for rows in (self.inputs, self.targets)
             )
-            for inputs, targets in zip(*in_order):
-                yield lift(inputs, None), lift(targets, None)
+            for inputs, targets in zip(*in_order):  # as copies, which may be changed in place
+                yield lift(inputs.clone(), None), lift(targets.clone(), None)
             return
         order = torch.randperm(
             len(self.inputs), generator=self.generator, device=self.generator.device

@@ -53,6 +53,7 @@ class Region:
         Tensor([1, 0, 1])
         """
         values = Tensor(points).as_torch()
+        values = values.to(torch.result_type(values, 0.5))  # centers are no integers
         labels = torch.ones(values.shape[:-1], dtype=torch.int64, device=values.device)
         for center, radius in self.circles:
             inside = (values - values.new_tensor(center)).square().sum(-1) < radius**2

@@ -20,6 +20,7 @@ from tinygrad_ee559.rules.activations import kernels
 _leaky_relu = recorded(kernels.leaky_relu)
 _elu = recorded(kernels.elu)
 _silu = recorded(kernels.silu)
+_hardtanh = recorded(kernels.hardtanh)
 
 
 class ReLU(Module):
@@ -93,7 +94,10 @@ class PReLU(Module):
         init.constant_(self.weight, self.init)
 
     def forward(self, x: Any) -> Any:
-        return F.prelu(x, self.weight)  # type: ignore[arg-type]
+        if x.ndim < 2 or self.num_parameters not in (1, x.shape[1]):
+            return F.prelu(x, self.weight)  # type: ignore[arg-type]
+        weight = self.weight.reshape(-1, *(1,) * (x.ndim - 2))
+        return torch.where(x > 0, x, weight * x)
 
     def extra_repr(self) -> str:
         return f"num_parameters={self.num_parameters}"
@@ -202,7 +206,9 @@ class Hardtanh(Module):
         self.inplace = inplace
 
     def forward(self, x: Any) -> Any:
-        return F.hardtanh(x, self.min_val, self.max_val, self.inplace)
+        if self.inplace:
+            return F.hardtanh(x, self.min_val, self.max_val, inplace=True)
+        return _hardtanh(x, self.min_val, self.max_val)
 
     def extra_repr(self) -> str:
         return f"min_val={self.min_val}, max_val={self.max_val}{_in_place(self.inplace)}"

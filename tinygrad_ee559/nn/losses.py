@@ -11,6 +11,7 @@ from tinygrad_ee559.nn.module import Buffer, Module
 from tinygrad_ee559.record import recorded
 from tinygrad_ee559.rules.losses import REDUCTIONS, kernels
 
+aten = torch.ops.aten
 Reduction = Literal["mean", "sum", "none"]
 
 #: What F.mse_loss and F.cross_entropy come down to in the plain case; the way there costs as much
@@ -18,6 +19,10 @@ Reduction = Literal["mean", "sum", "none"]
 _squared_error = recorded(kernels.mse_loss)
 _log_softmax = recorded(torch.log_softmax)
 _nll_loss = recorded(kernels.nll_loss)
+_smooth_l1_loss = recorded(aten.smooth_l1_loss)
+_huber_loss = recorded(aten.huber_loss)
+_binary_cross_entropy = recorded(aten.binary_cross_entropy)
+_binary_cross_entropy_with_logits = recorded(aten.binary_cross_entropy_with_logits)
 
 # ------------------------------------------------------------------------ of numbers
 
@@ -63,7 +68,12 @@ class L1Loss(Module):
         self.reduction = _checked(reduction)
 
     def forward(self, input: Any, target: Any) -> Any:
-        return F.l1_loss(input, target, reduction=self.reduction)
+        if input.shape != target.shape:
+            return F.l1_loss(input, target, reduction=self.reduction)
+        errors = (input - target).abs()
+        if self.reduction == "none":
+            return errors
+        return errors.mean() if self.reduction == "mean" else errors.sum()
 
 
 class SmoothL1Loss(Module):
@@ -90,7 +100,9 @@ class SmoothL1Loss(Module):
         self.beta = beta
 
     def forward(self, input: Any, target: Any) -> Any:
-        return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+        if input.shape != target.shape:
+            return F.smooth_l1_loss(input, target, reduction=self.reduction, beta=self.beta)
+        return _smooth_l1_loss(input, target, REDUCTIONS[self.reduction], self.beta)
 
 
 class HuberLoss(Module):
@@ -117,7 +129,9 @@ class HuberLoss(Module):
         self.delta = delta
 
     def forward(self, input: Any, target: Any) -> Any:
-        return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+        if input.shape != target.shape:
+            return F.huber_loss(input, target, reduction=self.reduction, delta=self.delta)
+        return _huber_loss(input, target, REDUCTIONS[self.reduction], self.delta)
 
 
 # ------------------------------------------------------------------------ of classes
@@ -156,7 +170,8 @@ class CrossEntropyLoss(Module):
 
     def forward(self, input: Any, target: Any) -> Any:
         how = REDUCTIONS[self.reduction]
-        if input.ndim == 2 and not (self.label_smoothing or target.is_floating_point()):
+        plain = input.ndim == 2 and target.shape == input.shape[:1]
+        if plain and not (self.label_smoothing or target.is_floating_point()):
             scores = _log_softmax(input, 1)
             return _nll_loss(scores, target, self.weight, how, self.ignore_index)
         return F.cross_entropy(
@@ -231,6 +246,8 @@ class BCELoss(Module):
         self.reduction = _checked(reduction)
 
     def forward(self, input: Any, target: Any) -> Any:
+        if input.shape == target.shape and self.weight is None:
+            return _binary_cross_entropy(input, target, None, REDUCTIONS[self.reduction])
         return F.binary_cross_entropy(input, target, weight=self.weight, reduction=self.reduction)
 
 
@@ -258,6 +275,11 @@ class BCEWithLogitsLoss(Module):
         self.reduction = _checked(reduction)
 
     def forward(self, input: Any, target: Any) -> Any:
+        if input.shape == target.shape:
+            how = REDUCTIONS[self.reduction]
+            return _binary_cross_entropy_with_logits(
+                input, target, self.weight, self.pos_weight, how
+            )
         return F.binary_cross_entropy_with_logits(
             input, target, self.weight, pos_weight=self.pos_weight, reduction=self.reduction
         )

@@ -274,10 +274,12 @@ class Module:
         """Set `training` to False here and in all modules inside."""
         return self.train(False)
 
-    def zero_grad(self) -> None:
-        """Forget the gradients: every parameter's `grad` becomes None."""
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients: every `grad` becomes None, or zeros if not `set_to_none`."""
         for parameter in self.parameters():
-            parameter.grad = None
+            if parameter.grad is not None:
+                zeros = None if set_to_none else Tensor(torch.zeros_like(parameter.as_torch()))
+                parameter.grad = zeros
 
     def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
         """Have all parameters require gradients, or none: the latter freezes the module."""

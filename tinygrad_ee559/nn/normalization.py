@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from tinygrad_ee559.nn import init
 from tinygrad_ee559.nn.module import Buffer, Module, Parameter
@@ -78,6 +79,10 @@ class _BatchNorm(Module):
         if mean is None:
             return _batch_norm_without_memory(x, self.weight, self.bias, True, 0.0, self.eps)[0]
         momentum = self._count_batch() if self.training else 0.0
+        if not x.numel():  # the kernel has no mean for it
+            weight: Any = self.weight
+            bias: Any = self.bias
+            return F.batch_norm(x, mean, var, weight, bias, of_batch, momentum, self.eps)
         return _batch_norm(x, self.weight, self.bias, mean, var, of_batch, momentum, self.eps)[0]
 
     def _count_batch(self) -> float:

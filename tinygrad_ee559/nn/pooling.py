@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from tinygrad_ee559.nn.convolution import Sizes
 from tinygrad_ee559.nn.module import Module
 from tinygrad_ee559.record import recorded
 
 aten = torch.ops.aten
-Sizes = int | tuple[int, ...]
 
 #: What F.max_pool2d and F.avg_pool2d come down to; the way there takes longer than the kernels.
 _max_pool2d = recorded(aten.max_pool2d_with_indices)
@@ -65,15 +65,15 @@ class MaxPool1d(_MaxPool):
     """
 
     def forward(self, x: Any) -> Any:
-        return F.max_pool1d(  # type: ignore[call-overload]
-            x,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
+        y, indices = _max_pool2d(
+            x.unsqueeze(-2),
+            (1, *_single(self.kernel_size)),
+            (1, *_single(self.stride)),
+            (0, *_single(self.padding)),
+            (1, *_single(self.dilation)),
             self.ceil_mode,
-            self.return_indices,
         )
+        return (y.squeeze(-2), indices.squeeze(-2)) if self.return_indices else y.squeeze(-2)
 
 
 class MaxPool2d(_MaxPool):
@@ -122,9 +122,14 @@ class AvgPool1d(Module):
         self.count_include_pad = count_include_pad
 
     def forward(self, x: Any) -> Any:
-        return F.avg_pool1d(
-            x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
-        )
+        return _avg_pool2d(
+            x.unsqueeze(-2),
+            (1, *self.kernel_size),
+            (1, *self.stride),
+            (0, *self.padding),
+            self.ceil_mode,
+            self.count_include_pad,
+        ).squeeze(-2)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

@@ -103,6 +103,9 @@ class Adam(Optimizer):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"betas must be from 0 to below 1, not {given['betas']}")
 
+    def _names(self, group: Mapping[str, Any]) -> Iterable[str]:
+        return [name for name in self._kept if group["amsgrad"] or name != "max_exp_avg_sq"]
+
     def step(self) -> None:
         """Update all parameters that have a gradient, in place."""
         for group in self.param_groups:

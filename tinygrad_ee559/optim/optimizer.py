@@ -9,19 +9,21 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.errors import StateDictError
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tensor import Tensor
 
 Number = float | Tensor | torch.Tensor
 _TENSORS = (Tensor, torch.Tensor)
 #: What learning-rate schedules keep in groups.
 SCHEDULED = frozenset(["initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"])
+#: By which of its implementations PyTorch computes; the numbers are the same.
+_SWITCHES = frozenset(["foreach", "fused", "capturable", "differentiable"])
 
 
 class Optimizer:
     """The base class of optimizers: groups of parameters, each with its hyper-parameters.
 
     Subclasses define `step` and `_check_hyper_parameters`, and name in `_kept` what they remember
-    of each parameter.
+    of each parameter; if not all of that is always there, `_names` says what is.
 
     Args:
         params: tensors that you made (leaves), or dicts with such tensors under "params" and with
@@ -36,6 +38,8 @@ class Optimizer:
 
     #: What is kept for parameters: PyTorch's name, and the attribute that has it by parameter.
     _kept: dict[str, str] = {}
+    #: Whether a learning-rate schedule changes the groups.
+    scheduled = False
 
     def __init__(
         self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]
@@ -110,21 +114,32 @@ class Optimizer:
             grads = [p.node.grad.as_torch() for p in params]
         return params, values, grads, numbers
 
+    def _names(self, group: Mapping[str, Any]) -> Iterable[str]:
+        """What is kept for each parameter of a group, once it was updated."""
+        return self._kept
+
     def state_dict(self) -> dict[str, Any]:
-        """Hyper-parameters and what is kept, laid out as in PyTorch: parameters are numbered."""
+        """Hyper-parameters and what is kept, laid out as in PyTorch: parameters are numbered.
+
+        What is kept is torch tensors, which share memory with the optimizer's, so that PyTorch's
+        optimizers take it too.
+        """
         numbers: dict[Tensor, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
                 numbers[p] = len(numbers)
         kept = {name: getattr(self, attribute) for name, attribute in self._kept.items()}
         states = {
-            number: {name: lift(values[p], None) for name, values in kept.items() if p in values}
+            number: {name: values[p] for name, values in kept.items() if p in values}
             for p, number in numbers.items()
         }
         return {
             "state": {number: state for number, state in states.items() if state},
             "param_groups": [
-                {**group, "params": [numbers[p] for p in group["params"]]}
+                {
+                    **{name: raw(value) for name, value in group.items()},
+                    "params": [numbers[p] for p in group["params"]],
+                }
                 for group in self.param_groups
             ],
         }
@@ -133,8 +148,9 @@ class Optimizer:
         """Take over hyper-parameters and what is kept, of this class or PyTorch's.
 
         Raises:
-            StateDictError: the groups, the numbers of parameters or the shapes differ, or PyTorch's
-                optimizer used an option that this one does not have; nothing was changed.
+            StateDictError: the groups, the numbers of parameters or the shapes differ, something is
+                missing, or PyTorch's optimizer used an option that this one does not have; nothing
+                was changed.
         """
         saved_groups = state_dict["param_groups"]
         sizes = [len(group["params"]) for group in self.param_groups]
@@ -151,26 +167,32 @@ class Optimizer:
             options = {name: value for name, value in saved.items() if name != "params"}
             problems += [f"{name} is missing" for name in self.defaults if name not in options]
             ours = self.defaults.keys() | SCHEDULED
+            needed = self._names({**group, **options})
             problems += [
                 f"{name}={value!r} is not supported"
                 for name, value in options.items()
-                if name not in ours and value
+                if name not in ours | _SWITCHES and value
             ]
             known = {name: value for name, value in options.items() if name in ours}
             groups.append({**copy.deepcopy(known), "params": group["params"]})
             for p, number in zip(group["params"], saved["params"]):
-                state = state_dict["state"].get(number, {})
-                for name in kept:
-                    value = state.get(name)
-                    if value is None:
-                        continue
+                state = {
+                    name: Tensor(value).as_torch()
+                    for name, value in state_dict["state"].get(number, {}).items()
+                    if name in kept and value is not None
+                }
+                problems += [
+                    f"the {name} of parameter {number} is missing"
+                    for name in needed
+                    if state and name not in state
+                ]
+                for name, value in state.items():
                     shape, dtype, device = _look(name, p)
                     if value.shape != shape:
                         problems.append(
                             f"the {name.removesuffix('_buffer')} of parameter {number} has shape "
                             f"{list(value.shape)}, expected {list(shape)}"
                         )
-                    value = value.as_torch() if isinstance(value, Tensor) else value
                     kept[name][p] = value.detach().to(device=device, dtype=dtype, copy=True)
         if problems:
             raise StateDictError(
