@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from reports.base.comparison import LIBRARIES, bits, errors, jobs, trials_of
 from reports.base.run import Run
 from reports.base.table import Number, Table
-from reports.base.trial import LIBRARIES, Setup, bits, errors, jobs, trials_of
+from reports.base.trial import Setup
 
 TITLE = "Activation and initialization"
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from reports.base.comparison import LIBRARIES, bits, jobs, ratio_of_medians, trials_of
 from reports.base.data import digits
 from reports.base.figure import figure, legend, scatter
 from reports.base.run import Run
 from reports.base.table import Number, Table, mean_of
-from reports.base.trial import LIBRARIES, Setup, bits, jobs, ratio_of_medians, trained, trials_of
+from reports.base.trial import Setup, trained
 from tinygrad_ee559 import plots
 from tinygrad_ee559.data import CENTERED_DISK
 

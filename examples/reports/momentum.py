@@ -17,21 +17,12 @@ import torch
 
 import tinygrad_ee559 as tg
 from reports.base.classes import diagram
+from reports.base.comparison import LIBRARIES, equal_bits, errors, jobs, trials_of
 from reports.base.figure import figure, legend, scatter
 from reports.base.model import initialize
 from reports.base.run import Job, Run
 from reports.base.table import Table
-from reports.base.trial import (
-    LIBRARIES,
-    Setup,
-    begin,
-    equal_bits,
-    errors,
-    jobs,
-    learn,
-    trained,
-    trials_of,
-)
+from reports.base.trial import Setup, begin, learn, trained
 from tinygrad_ee559.data import DISK
 from tinygrad_ee559.metrics import predicted
 from tinygrad_ee559.training import seeded

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from matplotlib.ticker import PercentFormatter
 
+from reports.base.comparison import LIBRARIES, bits, jobs, ratio_of_medians, trials_of
 from reports.base.figure import figure, legend
 from reports.base.run import Run
 from reports.base.table import Number, Table, mean_of
-from reports.base.trial import LIBRARIES, Setup, bits, jobs, ratio_of_medians, trials_of
+from reports.base.trial import Setup
 from tinygrad_ee559 import plots
 
 TITLE = "LeakyReLU, Sigmoid and the cost of readability"

@@ -1,1 +1,1 @@
-"""What the five reports share: data, model, trial, run, table, figure."""
+"""What the five reports share: data, model, trial, comparison, run, table, figure."""
