@@ -71,8 +71,16 @@ HIDDEN = {
 #: operators are public too, under torch.ops.aten, where an underscore begins the names of many.
 ALLOWED = {
     "torch._C._nn",  # where the kernels are that torch.nn.functional calls
+    # what torch.optim itself is written with
     "torch._foreach_add",
     "torch._foreach_add_",
+    "torch._foreach_addcdiv_",
+    "torch._foreach_addcmul_",
+    "torch._foreach_div_",
+    "torch._foreach_lerp_",
+    "torch._foreach_maximum_",
+    "torch._foreach_mul_",
+    "torch._foreach_sqrt",
 }
 #: The same of what tensors have.
 OF_TENSORS = {"_version", "_is_view", "_base"}
