@@ -379,7 +379,7 @@ def test_a_compiled_step_changes_statistics_in_place():
     def training():
         torch.manual_seed(SEED)
         model = nn.Sequential(
-            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.0)
+            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.0)
         )
         optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         loss_function = nn.CrossEntropyLoss()

@@ -75,6 +75,7 @@ def traced(
 
 def decompositions() -> dict[Any, Any]:
     """How Inductor writes operators in terms of simpler ones."""
+    import torch._inductor.lowering  # noqa: F401 - some of them look there, and do not import it
     from torch._inductor.decomposition import select_decomp_table
 
     return dict(select_decomp_table())
