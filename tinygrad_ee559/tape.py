@@ -22,6 +22,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from heapq import heapify, heappop, heappush
 from itertools import count
 from operator import attrgetter
 from types import MappingProxyType
@@ -211,25 +212,13 @@ class Node(_Edges):
         return self.plan.rule
 
     def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
-        """The result and the arguments as they were saved, on the tape again if `record`."""
-        if self.args is None:
-            raise _freed(self)
-        for tensor, version in self.guards:
-            if tensor._version != version:
-                raise _changed(self, tensor, version)
-        if not record:
-            return self.out, self.args
+        """The result and the arguments, as torch functions can be called on them."""
         out = None if self.out is None else self.lifted_out(lift)
-        return out, _lifted_args(self, lift, dict(zip(self.plan.positions, self)))
+        edges = dict(zip(self.plan.positions, self)) if record else {}
+        return out, _lifted_args(self, lift, edges)
 
     def lifted_out(self, lift: Lift) -> Any:
         return lift(self.out, self)
-
-    def free(self) -> None:
-        """Give back what was saved. The graph itself stays, to be drawn."""
-        if self.guards or self.plan.keeps:
-            self.args = self.out = None
-            self.guards = ()
 
 
 class NumbersNode(Node):
@@ -238,8 +227,7 @@ class NumbersNode(Node):
     __slots__ = ()
 
     def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
-        if self.args is None:
-            raise _freed(self)
+        assert self.args is not None
         # All numbers: a condition too, as torch.where does not take Python's bool for a tensor.
         edges = {i: None for i, arg in enumerate(self.args) if arg.__class__ in NUMBERS}
         if record:
@@ -384,17 +372,20 @@ def _propagate(
     targets: Iterable[Any] | None,
     stop: bool,
 ) -> dict[Any, Any]:
-    sought = frozenset(targets or ())
-    nodes = topological(gradients, sought if stop else ())
+    inner = wanted = None
+    if targets is not None:
+        sought = frozenset(targets)
+        inner = _leading_to(sought, topological(gradients, sought if stop else ()))
+        wanted = inner | sought
     found: dict[Any, Any] = {}
     overridden = _overridden.rules
-    inner = None if targets is None else _leading_to(sought, nodes)
-    wanted = None if inner is None else inner | sought
-    grads = dict(gradients)
-    for node in nodes:
-        g = grads.pop(node, None)
-        if g is None:
-            continue
+    grads = {node: g for node, g in gradients.items() if wanted is None or node in wanted}
+    # Nodes at which gradients have arrived. The first in order has no results left to hear from.
+    pending = [(node.order, node) for node in grads if node.__class__ is not Leaf]
+    heapify(pending)
+    while pending:
+        node = heappop(pending)[1]
+        g = grads.pop(node)
         if node.hooks is not None:
             g = _run_hooks(node, g, lift, record)
         if inner is not None:
@@ -426,9 +417,19 @@ def _propagate(
             if not direct:
                 da, db = _pull_numbers(node, rule, g, lift, record)
             if a is not None:
-                grads[a] = grads[a] + da if a in grads else da
+                if a in grads:
+                    grads[a] = grads[a] + da
+                else:
+                    grads[a] = da
+                    if a.__class__ is not Leaf:
+                        heappush(pending, (a.order, a))
             if b is not None:
-                grads[b] = grads[b] + db if b in grads else db
+                if b in grads:
+                    grads[b] = grads[b] + db
+                else:
+                    grads[b] = db
+                    if b.__class__ is not Leaf:
+                        heappush(pending, (b.order, b))
             if not retain and rule.keeps:  # a constant stays, to be drawn
                 if a is not None:
                     node.x = None
@@ -437,12 +438,15 @@ def _propagate(
             continue
         if kind is not Node:
             if kind is Part:
+                fork = node[0]
+                if fork not in grads:
+                    heappush(pending, (fork.order, fork))
                 node.join(g, grads)
                 continue
             if kind is ListNode:
                 for edge, d in zip(node, g, strict=True):
                     if edge is not None and (wanted is None or edge in wanted):
-                        _send(d, edge, node, grads, lift, record)
+                        _send(d, edge, node, grads, pending, lift, record)
                 continue
             if kind is NumbersNode:
                 node.flow = g
@@ -451,8 +455,14 @@ def _propagate(
                 g = node.filled(g)
         if node.shape is SCALAR:
             node.flow = g
-        out, args = node.recall(lift, record)
-        plan = node.plan
+        out, args, plan = node.out, node.args, node.plan
+        if args is None:
+            raise _freed(node)
+        for tensor, version in node.guards:
+            if tensor._version != version:
+                raise _changed(node, tensor, version)
+        if record or kind is NumbersNode:
+            out, args = node.recall(lift, record)
         if overridden and plan.rule in overridden:
             plan = _other_plan(node, overridden[plan.rule])
         conjugate = node.dtype in COMPLEX and plan.rule.holomorphic
@@ -469,18 +479,20 @@ def _propagate(
                     and d.shape == edge.shape
                     and d.dtype is edge.dtype
                 ):
-                    grads[edge] = grads[edge] + d if edge in grads else d
+                    if edge in grads:
+                        grads[edge] = grads[edge] + d
+                    else:
+                        grads[edge] = d
+                        if edge.__class__ is not Leaf:
+                            heappush(pending, (edge.order, edge))
                 else:
-                    _send(d, edge, node, grads, lift, record)
-        if not retain:
-            node.free()
+                    _send(d, edge, node, grads, pending, lift, record)
+        if not retain and (node.guards or node.plan.keeps):  # the graph itself stays, to be drawn
+            node.args = node.out = None
+            node.guards = ()
     # What is left has arrived at leaves.
     for leaf, g in grads.items():
-        if leaf.hooks is not None and (targets is None or leaf in sought):
-            grads[leaf] = _run_hooks(leaf, g, lift, record)
-    if targets is None:
-        return grads
-    found.update((leaf, g) for leaf, g in grads.items() if leaf in sought)
+        found[leaf] = g if leaf.hooks is None else _run_hooks(leaf, g, lift, record)
     return found
 
 
@@ -534,8 +546,9 @@ def _used_parameters(formula: Any) -> set[str]:
 
 
 def _send(
-    d: Any, edge: Any, node: Any, grads: dict[Any, Any], lift: Lift, record: bool
-) -> None:
+    d: Any, edge: Any, node: Any, grads: dict[Any, Any], pending: list[Any], lift: Lift,
+    record: bool,
+) -> None:  # fmt: skip
     """Add a gradient that `node` has computed to what has arrived at `edge`."""
     if d is None:
         return
@@ -545,7 +558,12 @@ def _send(
         d.shape != edge.shape or d.dtype is not edge.dtype
     ):
         d = _fit(d, edge, node, record)
-    grads[edge] = grads[edge] + d if edge in grads else d
+    if edge in grads:
+        grads[edge] = grads[edge] + d
+    else:
+        grads[edge] = d
+        if edge.__class__ is not Leaf:
+            heappush(pending, (edge.order, edge))
 
 
 def _pull_numbers(node: NumberNode, rule: Rule, g: Any, lift: Lift, record: bool) -> list[Any]:
