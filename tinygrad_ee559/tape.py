@@ -11,8 +11,8 @@ knows `Tensor`; a graph consists of nodes alone, which hold raw torch tensors an
     ForkNode     ... with several results, such as torch.split; each result is a Part
     ListNode     the list of tensors that went into a function such as torch.cat
 
-A node is the list of its edges. Nodes are numbered downwards as they are made, so that sorting
-them by `order` puts results before operands. Nothing recurses.
+A node is the list of its edges. Nodes are numbered downwards as they are made, so that results
+come before operands in the order of their `order`. Nothing recurses.
 """
 
 from __future__ import annotations
