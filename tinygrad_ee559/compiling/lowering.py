@@ -26,12 +26,17 @@ from tinygrad_ee559.errors import CaptureError
 
 aten = torch.ops.aten
 _PRODUCTS = {"aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"}
+_LAYOUTS = {"aten.permute.default", "prims.inductor_force_stride_order.default"}
 #: The multiplications in a product from which on a library call is worth its while.
 LARGE = 2**18
 #: The operators from which on a C++ compiler takes minutes for them as one function.
 LONG = 1500
 #: How many rows of a product are computed side by side, so that a column is loaded once for all.
 ROWS = 10
+#: The bytes of a vector.
+VECTOR = 64
+#: How many multiplications of vectors take as long as to add up the numbers in one.
+ADD_UP = 35
 
 
 def lowered(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
@@ -108,7 +113,7 @@ def with_onednn(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.Gra
 
     def product(a: Any, b: Any, c: Any = None) -> Any:
         # By rows: Inductor's way to transpose is faster than that of the operator.
-        return linear(_in_memory(a, True), b.t(), c, "none", [], "")
+        return linear(_by_rows(a), b.t(), c, "none", [], "")
 
     def multiply(a: Any, b: Any) -> Any:
         return product(a, b) if _is_large(a, b) else NotImplemented
@@ -127,12 +132,25 @@ def _is_large(a: Any, b: Any) -> bool:
 
 def in_loops(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The graph with matrix products as sums, and taken apart as far as Inductor does."""
-    return traced(graph, inputs, _table(_product))
+    return _laid_out_once(traced(graph, inputs, _table(_product)))
 
 
 def in_loops_over_lanes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The same for several models, in a last dimension of all tensors."""
     return widened(traced(graph, inputs, _table(_product_of_lanes)), inputs)
+
+
+def _laid_out_once(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph in which a matrix that several products want in one layout gets it only once."""
+    found: dict[str, fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        if str(node.target) in _LAYOUTS:
+            first = found.setdefault(str((node.target, node.args)), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
 
 
 def _multiplications(node: fx.Node) -> int:
@@ -181,15 +199,49 @@ def _table(product: Callable[[Any, Any], Any]) -> dict[Any, Any]:
 def _product(a: Any, b: Any) -> Any:
     """The matrix product, over the last two dimensions, as sums of products.
 
-    The loop over columns is the one that runs over neighbors in memory, vector by vector.
+    Vectors of neighbors in memory run along the columns, the rows, or what is summed up. Where a
+    batch is large they run along it, and the whole network is laid out by features.
     """
-    rows, columns = a.shape[-2], b.shape[-1]
-    if columns < 8 <= rows:
-        a = _in_memory(a.mT, True)
+    a, b = [m if 1 in m.shape else _computed_once(m) for m in (a, b)]
+    rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
+    along_columns = rows * inner * _vectors(columns, b)
+    along_rows = columns * inner * _vectors(rows, a)
+    along_sums = rows * columns * (_vectors(inner, a) + ADD_UP) + _moved(a) + _moved(b.mT)
+    if along_sums < min(along_columns + _moved(b), along_rows + _moved(a.mT)):
+        return _along_sums(a, b)
+    if inner > max(rows, columns):  # if not, the result is large, and its layout counts for more
+        along_columns += _moved(b)
+        along_rows += _moved(a.mT)
+    return _along_columns(a, b) if along_columns <= along_rows else _along_rows(a, b)
+
+
+def _vectors(count: int, like: Any) -> int:
+    """How many vectors hold so many numbers."""
+    return int(-(-count * like.itemsize // VECTOR))
+
+
+def _moved(matrix: Any) -> int:
+    """How many numbers have to be moved to make those of a row neighbors."""
+    return 0 if matrix.stride(-1) == 1 else int(matrix.shape[-2] * matrix.shape[-1])
+
+
+def _along_columns(a: Any, b: Any) -> Any:
+    return _sums(a, b if a.shape[-2] == 1 else _by_rows(b))  # for one row as it lies
+
+
+def _along_rows(a: Any, b: Any) -> Any:
+    inner, columns = b.shape[-2:]
+    if columns < min(inner, ROWS):  # few enough to go to the places that they have by rows
+        a = _by_rows(a.mT)
         return torch.stack([(a * b[..., j : j + 1]).sum(-2) for j in range(columns)], -1)
-    if rows > 1:
-        a, b = _in_memory(a, a.stride(-1) == 1), _in_memory(b, True)
-    return _sums(a, b)
+    return _computed_once(_along_columns(b.mT, a.mT)).mT
+
+
+def _along_sums(a: Any, b: Any) -> Any:
+    a, b = _by_rows(a), _by_rows(b.mT)
+    if a.shape[-2] <= b.shape[-2]:
+        return torch.stack([(row.unsqueeze(-2) * b).sum(-1) for row in a.unbind(-2)], -2)
+    return torch.stack([(a * column.unsqueeze(-2)).sum(-1) for column in b.unbind(-2)], -1)
 
 
 def _product_of_lanes(a: Any, b: Any) -> Any:
@@ -220,13 +272,13 @@ def _computed_once(matrix: Any) -> Any:
     return matrix
 
 
-def _in_memory(matrix: Any, by_rows: bool) -> Any:
-    """A matrix that is computed once, and not again for each product that it enters."""
-    if 1 in matrix.shape or matrix.ndim > 2:
+def _by_rows(matrix: Any) -> Any:
+    """The same, with the numbers of a row as neighbors."""
+    if 1 in matrix.shape:
         return matrix
-    if by_rows and matrix.stride(-1) != 1:
+    if matrix.stride(-1) != 1:
         matrix = matrix.clone(memory_format=torch.contiguous_format)
-    return force_strides(matrix, (matrix.shape[1], 1) if by_rows else (1, matrix.shape[0]))
+    return _computed_once(matrix)
 
 
 # ------------------------------------------------------------------ lists of tensors

@@ -122,7 +122,8 @@ def kernels(graph: fx.GraphModule) -> Kernels | None:
 
     def note(_self: Any, argument_types: list[str], source: str) -> Callable[..., None]:
         i = len(sources)
-        source = source.replace(_INCLUDE, "").replace('extern "C"', "static")
+        # Flattened: a tile is transposed in registers only where that is inlined.
+        source = source.replace(_INCLUDE, "").replace('extern "C"', "[[gnu::flatten]] static")
         sources.append(re.sub(r"\bkernel\(", f"kernel{i}(", source, count=1))
         types.append(argument_types)
         return lambda *args: noted.append((i, args))
