@@ -417,19 +417,9 @@ def _propagate(
             if not direct:
                 da, db = _pull_numbers(node, rule, g, lift, record)
             if a is not None:
-                if a in grads:
-                    grads[a] = grads[a] + da
-                else:
-                    grads[a] = da
-                    if a.__class__ is not Leaf:
-                        heappush(pending, (a.order, a))
+                _arrive(da, a, grads, pending)
             if b is not None:
-                if b in grads:
-                    grads[b] = grads[b] + db
-                else:
-                    grads[b] = db
-                    if b.__class__ is not Leaf:
-                        heappush(pending, (b.order, b))
+                _arrive(db, b, grads, pending)
             if not retain and rule.keeps:  # a constant stays, to be drawn
                 if a is not None:
                     node.x = None
@@ -479,12 +469,7 @@ def _propagate(
                     and d.shape == edge.shape
                     and d.dtype is edge.dtype
                 ):
-                    if edge in grads:
-                        grads[edge] = grads[edge] + d
-                    else:
-                        grads[edge] = d
-                        if edge.__class__ is not Leaf:
-                            heappush(pending, (edge.order, edge))
+                    _arrive(d, edge, grads, pending)
                 else:
                     _send(d, edge, node, grads, pending, lift, record)
         if not retain and (node.guards or node.plan.keeps):  # the graph itself stays, to be drawn
@@ -558,6 +543,11 @@ def _send(
         d.shape != edge.shape or d.dtype is not edge.dtype
     ):
         d = _fit(d, edge, node, record)
+    _arrive(d, edge, grads, pending)
+
+
+def _arrive(d: Any, edge: Any, grads: dict[Any, Any], pending: list[Any]) -> None:
+    """Add a gradient to what has arrived at `edge`, which is pending from the first one on."""
     if edge in grads:
         grads[edge] = grads[edge] + d
     else:

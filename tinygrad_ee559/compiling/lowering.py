@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.lanes import widened
+from tinygrad_ee559.compiling.lanes import LANES, widened
 from tinygrad_ee559.compiling.private import (
     declared_arguments,
     decompositions,
@@ -33,8 +33,8 @@ LARGE = 2**18
 LONG = 1500
 #: How many rows of a product are computed side by side, so that a column is loaded once for all.
 ROWS = 10
-#: The bytes of a vector.
-VECTOR = 64
+#: The bytes of a vector, which holds as many numbers of four bytes as there are lanes.
+VECTOR = 4 * LANES
 #: How many multiplications of vectors take as long as to add up the numbers in one.
 ADD_UP = 35
 
