@@ -54,7 +54,9 @@ def add_methods() -> None:
                 setattr(Tensor, name, _method(name, function))
     for name, dtype in DTYPES.items():
         setattr(Tensor, name, _conversion(dtype))
-    Tensor.__getattr__ = _find_method  # type: ignore[method-assign]
+    for name in dir(torch.Tensor):
+        if not name.startswith("_") and not hasattr(Tensor, name):
+            setattr(Tensor, name, _OfTorch(name))
 
 
 def add_operators() -> None:
@@ -73,15 +75,24 @@ def add_operators() -> None:
     Tensor.__torch_function__ = classmethod(_torch_function)  # type: ignore[attr-defined]
 
 
-def _find_method(self: Tensor, name: str) -> Any:
-    """What torch's tensors have by this name, and `Tensor` has not yet: a method, or a property."""
-    function: Any = getattr(torch.Tensor, name, None)
-    is_property = inspect.isdatadescriptor(function)  # .H, .real, .layout
-    if callable(function) and not name.startswith("_"):
-        return partial(_method(name, function), self)
-    if is_property and not name.startswith("_"):
-        return dispatch(function if function in RULES else function.__get__, (self,), {})
-    raise AttributeError(f"Tensor has no attribute {name!r}")
+class _OfTorch:
+    """What torch's tensors have by some name, and `Tensor` has not: a method, or a property.
+
+    Not a `__getattr__` of `Tensor`, as Python then looks every attribute up the slow way.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, tensor: Tensor | None, owner: type[Tensor]) -> Any:
+        if tensor is None:
+            return self
+        function: Any = getattr(torch.Tensor, self._name)
+        if callable(function):
+            return partial(_method(self._name, function), tensor)
+        if inspect.isdatadescriptor(function):  # .H, .real, .layout
+            return dispatch(function if function in RULES else function.__get__, (tensor,), {})
+        raise AttributeError(f"Tensor has no attribute {self._name!r}")
 
 
 def _torch_function(
