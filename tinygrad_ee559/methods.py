@@ -88,9 +88,10 @@ class _OfTorch:
         if tensor is None:
             return self
         function: Any = getattr(torch.Tensor, self._name)
+        is_property = inspect.isdatadescriptor(function)  # .H, .real, .layout
         if callable(function):
             return partial(_method(self._name, function), tensor)
-        if inspect.isdatadescriptor(function):  # .H, .real, .layout
+        if is_property:
             return dispatch(function if function in RULES else function.__get__, (tensor,), {})
         raise AttributeError(f"Tensor has no attribute {self._name!r}")
 

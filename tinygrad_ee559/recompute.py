@@ -150,7 +150,7 @@ def segment(
     rule = Rule(function, (formula,), holomorphic=False)
     out = tuple(leaves[i] for i in results)
     first = [(t, t._version) for t in out]
-    fork = ForkNode(Plan(rule, 1, 0), [ListNode([*edges, *captured])], [raws], out)
+    fork = ForkNode(Plan(rule, 1, 1, 0), [ListNode([*edges, *captured])], [raws], out)
     found = [edge.data for edge in captured if isinstance(edge, Leaf)]
     fork.guards = [*fork.guards, *((t, t._version) for t in found if _has_gradient(t))]
     for number, i in enumerate(results):

@@ -105,7 +105,8 @@ def short(rule: Rule) -> Callable[..., Any]:
             return call(rule, *args)  # which says what is wrong
         if out.__class__ is not TorchTensor:
             return _fork(rule, wanted, edges, raws, out)
-        if not carries_gradient(out.dtype):
+        dtype = out.dtype
+        if not (dtype.is_floating_point or dtype.is_complex):
             return lift(out, None)
         return _recorded(rule, wanted, edges, raws, out)
 
@@ -182,7 +183,8 @@ def _recorded(
     list_position: int = -1,
 ) -> Tensor:
     """A result with the node that computed it."""
-    plan = rule.plans.get(wanted) or _plan(rule, wanted, list_position)
+    count = len(raws)
+    plan = rule.plans.get((wanted, count)) or _plan(rule, wanted, count, list_position)
     if plan.operands:
         _scalars_to_tensors(plan, raws)
     tensor: Tensor = _new(Tensor)
@@ -192,9 +194,9 @@ def _recorded(
     return tensor
 
 
-def _plan(rule: Rule, wanted: int, list_position: int = -1) -> Plan:
+def _plan(rule: Rule, wanted: int, count: int, list_position: int = -1) -> Plan:
     """What to save of calls of one kind, made for the first of them."""
-    return rule.plans.setdefault(wanted, Plan(rule, wanted, list_position))
+    return rule.plans.setdefault((wanted, count), Plan(rule, wanted, count, list_position))
 
 
 def unary(rule: Rule) -> Callable[[Tensor], Any]:
@@ -280,7 +282,7 @@ def _call_number(
         z = in_double(rule, tuple(raws))
     if not wanted:
         return lift(z, None)
-    plan = rule.plans.get(wanted) or _plan(rule, wanted)
+    plan = rule.plans.get((wanted, len(raws))) or _plan(rule, wanted, len(raws))
     if len(raws) > 2:
         node = NumbersNode(edges)
         node.record(plan, raws, z)
@@ -294,7 +296,7 @@ def _fork(rule: Rule, wanted: int, edges: list[Any], raws: list[Any], out: Any) 
     """The results of a function that has several."""
     if not wanted:
         return lifted(out)
-    plan = rule.plans.get(wanted) or _plan(rule, wanted)
+    plan = rule.plans.get((wanted, len(raws))) or _plan(rule, wanted, len(raws))
     fork = ForkNode(plan, edges, raws, tuple(out))
     last = 1 if rule.first_only else len(out)
     return type(out)(

@@ -58,8 +58,6 @@ COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
 
 next_order = count(0, -1).__next__
 _new = object.__new__
-#: What is kept of any number of arguments of which nothing is needed.
-_NOTHING = [(None,) * n for n in range(32)]
 _by_order = attrgetter("order")
 
 
@@ -123,12 +121,13 @@ class NumberNode:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.a,) if self.b is None else (self.a, self.b))
 
-    def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
+    def recall(self, lift: Lift, record: bool) -> tuple[Any, ...]:
         """The result and the operands, as torch functions can be called on them."""
         a, b, result = (self.a, self.b, self) if record else (None, None, None)
-        x = lift(self.x, a)
-        y = lift(self.y, b) if self.y.__class__ in NUMBERS else self.y  # an option such as "tanh"
-        return lift(self.z, result), (x,) if self.y is None else (x, y)
+        z, x = lift(self.z, result), lift(self.x, a)
+        if self.y is None:
+            return z, x
+        return z, x, lift(self.y, b) if self.y.__class__ in NUMBERS else self.y  # or an option
 
 
 def number_node(rule: Rule, x: Any, y: Any, z: Any, a: Any, b: Any) -> NumberNode:
@@ -148,18 +147,16 @@ def number_node(rule: Rule, x: Any, y: Any, z: Any, a: Any, b: Any) -> NumberNod
 class Node(_Edges):
     """One call of a torch function: the list of nodes that its gradients flow to.
 
-    `args` are the arguments as the formulas want to see them, and `guards` the saved tensors with
-    their versions. `shape` is that of the result, None for a plain number.
+    `saved` is the result and the arguments as the formulas want to see them, and `guards` the
+    tensors among these with their versions. `shape` is that of the result, None for a plain number.
     """
 
     __slots__ = (
-        "plan", "args", "out", "guards", "shape", "dtype", "order", "hooks", "flow", "grad",
-        "scope",
+        "plan", "saved", "guards", "shape", "dtype", "order", "hooks", "flow", "grad", "scope",
     )  # fmt: skip
 
     plan: Plan
-    args: tuple[Any, ...] | None
-    out: Any
+    saved: tuple[Any, ...] | None
     guards: Sequence[tuple[torch.Tensor, int]]
     shape: torch.Size | None
     dtype: torch.dtype | None
@@ -171,54 +168,48 @@ class Node(_Edges):
         self.plan = plan
         self.order = next_order()
         self.hooks = self.scope = None
-        guards = []
-        count = len(args)
-        if plan.first >= count:
-            self.args = _NOTHING[count]
-        else:
-            for i in plan.kept:
-                if i >= count:
-                    break
-                arg = args[i]
-                if arg.__class__ is TorchTensor:
-                    guards.append((arg, arg._version))
-                elif arg.__class__ is list or arg.__class__ is tuple:  # an index, say
-                    args[i] = arg.__class__(arg)  # the caller may change his list
-                    guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
-            for i in plan.dropped:
-                if i >= count:
-                    break
-                arg = args[i]
-                if arg.__class__ is TorchTensor:
-                    args[i] = _stand_in(plan, i, arg) if plan.reduced else None
-                elif arg.__class__ is list and i == plan.list_position:
-                    args[i] = [_stand_in(plan, i, item) for item in arg]
-            self.args = tuple(args)
         if out.__class__ is TorchTensor:
             self.shape = out.shape or SCALAR  # the same object for all, to save memory
             self.dtype = out.dtype
-            if plan.output:
-                guards.append((out, out._version))
         else:
             self.shape = self.dtype = None
-            if plan.output and out.__class__ is tuple:
-                out = (None, *out[1:]) if plan.rest else out
-                guards.extend((o, o._version) for o in out if o is not None)
-        self.out = out if plan.output else None
+        if plan.nothing:
+            self.saved = plan.nothing
+            self.guards = ()
+            return
+        guards: list[tuple[torch.Tensor, int]] = []
+        for i in plan.kept:
+            arg = args[i]
+            if arg.__class__ is TorchTensor:
+                guards.append((arg, arg._version))
+            elif arg.__class__ is list or arg.__class__ is tuple:  # an index, say
+                args[i] = arg.__class__(arg)  # the caller may change his list
+                guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
+        for i in plan.dropped:
+            args[i] = _stand_in(plan, i, args[i]) if plan.reduced else None
+        if not plan.output:
+            out = None
+        elif out.__class__ is TorchTensor:
+            guards.append((out, out._version))
+        elif out.__class__ is tuple:
+            guards.extend((o, o._version) for o in out if o is not None)
+        self.saved = (out, *args)
         self.guards = guards or ()
 
     @property
     def rule(self) -> Rule:
         return self.plan.rule
 
-    def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
+    def recall(self, lift: Lift, record: bool) -> tuple[Any, ...]:
         """The result and the arguments, as torch functions can be called on them."""
-        out = None if self.out is None else self.lifted_out(lift)
+        assert self.saved is not None
+        out, *args = self.saved
         edges = dict(zip(self.plan.positions, self)) if record else {}
-        return out, _lifted_args(self, lift, edges)
+        return None if out is None else self.lifted_out(lift), *_lifted(self, args, lift, edges)
 
     def lifted_out(self, lift: Lift) -> Any:
-        return lift(self.out, self)
+        assert self.saved is not None
+        return lift(self.saved[0], self)
 
 
 class NumbersNode(Node):
@@ -226,14 +217,15 @@ class NumbersNode(Node):
 
     __slots__ = ()
 
-    def recall(self, lift: Lift, record: bool) -> tuple[Any, tuple[Any, ...]]:
-        assert self.args is not None
+    def recall(self, lift: Lift, record: bool) -> tuple[Any, ...]:
+        assert self.saved is not None
+        out, *args = self.saved
         # All numbers: a condition too, as torch.where does not take Python's bool for a tensor.
-        edges = {i: None for i, arg in enumerate(self.args) if arg.__class__ in NUMBERS}
+        edges = {i: None for i, arg in enumerate(args) if arg.__class__ in NUMBERS}
         if record:
             edges.update(zip(self.plan.positions, self))
-        out = None if self.out is None else lift(self.out, self if record else None)
-        return out, _lifted_args(self, lift, edges)
+        y = None if out is None else lift(out, self if record else None)
+        return y, *_lifted(self, args, lift, edges)
 
 
 class ForkNode(Node):
@@ -243,14 +235,15 @@ class ForkNode(Node):
 
     def __init__(self, plan: Plan, edges: list[Any], args: list[Any], out: Any) -> None:
         super().__init__(edges)
-        self.record(plan, args, out)
+        self.record(plan, args, (None, *out[1:]) if plan.rest else out)
         self.parts = [(o.shape, o.dtype) for o in out]
         self.dtype = next((dtype for _, dtype in self.parts if dtype.is_complex), None)
 
     def lifted_out(self, lift: Lift) -> Any:
+        assert self.saved is not None
         return [
             o if o is None else lift(o, Part(self, i) if carries_gradient(o.dtype) else None)
-            for i, o in enumerate(self.out)
+            for i, o in enumerate(self.saved[0])
         ]
 
     def filled(self, g: list[Any]) -> list[Any]:
@@ -445,22 +438,23 @@ def _propagate(
                 g = node.filled(g)
         if node.shape is SCALAR:
             node.flow = g
-        out, args, plan = node.out, node.args, node.plan
-        if args is None:
+        saved, plan = node.saved, node.plan
+        if saved is None:
             raise _freed(node)
         for tensor, version in node.guards:
             if tensor._version != version:
                 raise _changed(node, tensor, version)
         if record or kind is NumbersNode:
-            out, args = node.recall(lift, record)
+            saved = node.recall(lift, record)
         if overridden and plan.rule in overridden:
             plan = _other_plan(node, overridden[plan.rule])
         conjugate = node.dtype in COMPLEX and plan.rule.holomorphic
         if conjugate:
             g = _conjugated(g)
+        given = (g, *saved)
         for formula, edge in zip(plan.formulas, node):
             if wanted is None or edge in wanted:
-                d = formula(g, out, *args)
+                d = formula(*given)
                 if conjugate:
                     d = _conjugated(d)
                 if (
@@ -473,11 +467,12 @@ def _propagate(
                 else:
                     _send(d, edge, node, grads, pending, lift, record)
         if not retain and (node.guards or node.plan.keeps):  # the graph itself stays, to be drawn
-            node.args = node.out = None
+            node.saved = None
             node.guards = ()
-    # What is left has arrived at leaves.
-    for leaf, g in grads.items():
-        found[leaf] = g if leaf.hooks is None else _run_hooks(leaf, g, lift, record)
+    found.update(grads)  # what is left has arrived at leaves
+    for leaf in grads:
+        if leaf.hooks is not None:
+            found[leaf] = _run_hooks(leaf, grads[leaf], lift, record)
     return found
 
 
@@ -508,7 +503,8 @@ def overriding_rule(rule: Rule, other: Rule) -> Iterator[None]:
 
 def _other_plan(node: Node, other: Rule) -> Plan:
     """How `other` gets the gradients of a node that was recorded by another rule."""
-    plan = Plan(other, sum(1 << i for i in node.plan.positions))
+    assert node.saved is not None
+    plan = Plan(other, sum(1 << i for i in node.plan.positions), len(node.saved) - 1)
     used = set().union(*map(_used_parameters, plan.formulas))
     missing = [other.parameters[i] for i in sorted(plan.values - node.plan.values)]
     missing = [name for name in missing if name in used]
@@ -558,10 +554,10 @@ def _arrive(d: Any, edge: Any, grads: dict[Any, Any], pending: list[Any]) -> Non
 
 def _pull_numbers(node: NumberNode, rule: Rule, g: Any, lift: Lift, record: bool) -> list[Any]:
     """The gradients of a number's operands, where that takes more than Python's arithmetic."""
-    out, args = node.recall(lift, record)
+    recalled = node.recall(lift, record)
     g = g if record else lift(g, None)
     pulled = [
-        None if edge is None or formula is None else formula(g, out, *args)
+        None if edge is None or formula is None else formula(g, *recalled)
         for formula, edge in zip((*rule.formulas, None), (node.a, node.b))
     ]
     return pulled if record else [None if d is None else d.data for d in pulled]
@@ -641,28 +637,26 @@ def _run_hooks(node: Any, g: Any, lift: Lift, record: bool) -> Any:
     return g
 
 
-def _lifted_args(node: Node, lift: Lift, edges: Mapping[int, Any]) -> tuple[Any, ...]:
+def _lifted(node: Node, args: list[Any], lift: Lift, edges: Mapping[int, Any]) -> list[Any]:
     """The saved arguments, each with the edge that it came from."""
-    assert node.args is not None
     plan = node.plan
-    lifted = list(node.args)
     for i in plan.kept:
-        if i < len(lifted) and (i in edges or isinstance(lifted[i], TorchTensor)):
+        if i in edges or isinstance(args[i], TorchTensor):
             edge = edges.get(i)
             if i == plan.list_position:
-                lifted[i] = [lift(item, e) for item, e in zip(lifted[i], edge or ())]
+                args[i] = [lift(item, e) for item, e in zip(args[i], edge or ())]
             else:
-                lifted[i] = lift(lifted[i], edge)
-    return tuple(lifted)
+                args[i] = lift(args[i], edge)
+    return args
 
 
-def _stand_in(plan: Plan, position: int, arg: torch.Tensor) -> Any:
+def _stand_in(plan: Plan, position: int, arg: Any) -> Any:
     """What is kept of an argument whose value no formula needs."""
-    if position in plan.shapes:
-        return arg.shape
-    if position in plan.likes:
-        return arg.new_empty(0)
-    return None
+    if position not in plan.reduced:
+        return None
+    if arg.__class__ is TorchTensor:
+        return arg.shape if position in plan.shapes else arg.new_empty(0)
+    return [_stand_in(plan, position, t) for t in arg] if position == plan.list_position else arg
 
 
 def _freed(node: Any) -> FreedGraphError:
@@ -673,9 +667,9 @@ def _freed(node: Any) -> FreedGraphError:
 
 
 def _changed(node: Node, tensor: torch.Tensor, version: int) -> ChangedInPlaceError:
-    assert node.args is not None
-    names = dict(zip(map(id, node.args), node.rule.parameters))
-    name = names.get(id(tensor), "its result" if tensor is node.out else "a tensor")
+    assert node.saved is not None
+    names = dict(zip(map(id, node.saved), ("its result", *node.rule.parameters)))
+    name = names.get(id(tensor), "a tensor")
     return ChangedInPlaceError(
         f"{node.rule.name} saved {name}, of shape {list(tensor.shape)}, for the backward pass, "
         f"and it was changed in place since (version {tensor._version}, saved at {version}); "

@@ -265,7 +265,7 @@ def _can_go_backward(result: Tensor) -> bool:
     if result.node is None or isinstance(result.node, Leaf):
         return False
     nodes = topological([result.node])
-    return any(isinstance(n, Node) and n.plan.keeps and n.args is not None for n in nodes)
+    return any(isinstance(n, Node) and n.plan.keeps and n.saved is not None for n in nodes)
 
 
 def _asks_for_values(name: str) -> CaptureError:

@@ -155,9 +155,9 @@ def _operands(node: Any) -> Iterator[Any]:
 
 def _constant(node: Node, position: int) -> Any:
     """A saved constant, if it is an operand and not an option such as a dimension."""
-    if node.args is None or position >= len(node.args):
+    if node.saved is None:
         return None
-    value = node.args[position]
+    value = node.saved[position + 1]
     if value.__class__ in (int, float) and not node.rule.pointwise:
         return None
     return value if isinstance(value, torch.Tensor) and value.ndim else _number(value)
@@ -171,11 +171,11 @@ def _values(nodes: Sequence[Any], outputs: Mapping[Any, Any]) -> dict[Any, float
             values[node] = _number(node.data)
         elif node.__class__ is NumberNode:
             values[node] = _number(node.z)
-        elif isinstance(node, Node) and node.args is not None:
-            values[node] = _number(node.out)
+        elif isinstance(node, Node) and node.saved is not None:
+            values[node] = _number(node.saved[0])
             for i, edge in zip(node.plan.positions, node):
                 if values.get(edge) is None:
-                    values[edge] = _number(node.args[i])
+                    values[edge] = _number(node.saved[i + 1])
     values.update((node, _number(value)) for node, value in outputs.items())
     return values
 

@@ -90,8 +90,12 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 leaf = p.node
-                if leaf is not None and leaf.grad is not None:
-                    leaf.grad = None if set_to_none else Tensor(torch.zeros_like(p.as_torch()))
+                if leaf is None:
+                    continue
+                if set_to_none:
+                    leaf.grad = None
+                elif leaf.grad is not None:
+                    leaf.grad = Tensor(torch.zeros_like(p.as_torch()))
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place."""

@@ -90,8 +90,13 @@ class Rule:
         self.number_formulas: tuple[Formula | None, ...] | None = None
         #: The rules that stand in for this one somewhere.
         self.others: tuple[Rule, ...] = ()
-        self.keeps = any(Plan(self, 1 << i).keeps for i, f in enumerate(formulas) if f is not None)
-        self.plans: dict[int, Plan] = {}
+        self.keeps = any(
+            Plan(self, 1 << i, len(self.parameters)).keeps
+            for i, formula in enumerate(formulas)
+            if formula is not None
+        )
+        #: By which arguments want a gradient, and how many there are.
+        self.plans: dict[tuple[int, int], Plan] = {}
 
     def __repr__(self) -> str:
         return f"<rule of {self.name}({', '.join(self.parameters)})>"
@@ -130,15 +135,16 @@ class Plan:
     Args:
         rule: the rule.
         wanted: bit i says that argument i wants a gradient.
+        count: how many arguments there are.
         list_position: which argument is a list of tensors, -1 if none is.
     """
 
     __slots__ = (
-        "rule", "positions", "formulas", "values", "shapes", "likes", "output", "rest", "keeps",
-        "operands", "kept", "dropped", "reduced", "first", "list_position",
+        "rule", "positions", "formulas", "values", "shapes", "output", "rest", "keeps",
+        "operands", "kept", "dropped", "reduced", "nothing", "list_position",
     )  # fmt: skip
 
-    def __init__(self, rule: Rule, wanted: int, list_position: int = -1) -> None:
+    def __init__(self, rule: Rule, wanted: int, count: int, list_position: int = -1) -> None:
         self.rule = rule
         self.positions = tuple(i for i in range(wanted.bit_length()) if wanted >> i & 1)
         formulas: list[Formula] = []
@@ -157,14 +163,16 @@ class Plan:
         self.values = frozenset(i for i, name in places if name in needed)
         self.formulas = tuple(_given_values(f, rule.parameters, self.values) for f in formulas)
         self.shapes = frozenset(i for i, name in places if f"{name}_shape" in needed)
-        self.likes = frozenset(i for i, name in places if f"{name}_like" in needed)
+        likes = frozenset(i for i, name in places if f"{name}_like" in needed)
         self.output = "y" in needed or "y_rest" in needed
         self.rest = "y" not in needed
-        self.kept = tuple(sorted(self.values))
-        self.dropped = tuple(i for i, _ in places if i not in self.values)
-        self.reduced = tuple(sorted(self.shapes | self.likes))
-        #: The first argument of which something is kept.
-        self.first = min((*self.kept, *self.reduced), default=len(rule.parameters))
+        self.kept = tuple(i for i in sorted(self.values) if i < count)
+        self.dropped = tuple(i for i, _ in places if i not in self.values and i < count)
+        self.reduced = (self.shapes | likes) - self.values
+        #: What is saved where no formula needs anything, in place of a tuple for each call.
+        self.nothing: tuple[None, ...] = ()
+        if not self.output and not self.reduced and len(self.dropped) == count:
+            self.nothing = (None,) * (1 + count)
         self.list_position = list_position
         #: Whether a second backward pass would miss something; options are always kept.
         self.keeps = self.output or any(i < len(rule.formulas) for i in self.values)
