@@ -106,7 +106,7 @@ class Interpreted(Native):
         with torch.no_grad():
             return fx.Interpreter(self.graph).run(*inputs)
 
-    def loop(self, inputs, steps, moving, collected, members=None, threads=1):
+    def loop(self, inputs, steps, moving, collected, members=None):
         columns = []
         for member in range(members or 1):
             rows = []
@@ -138,7 +138,7 @@ def interpreted(monkeypatch):
     """Programs are interpreted, without a compiler: for tests of when they run, and on what."""
 
     def native_program(pure, inputs, lanes=1):
-        if not lowering.is_small(pure):
+        if not lowering.is_native(pure, lanes):
             return None
         loops = lowering.in_loops if lanes == 1 else lowering.in_loops_over_lanes
         return Interpreted(loops(pure, inputs))

@@ -120,11 +120,25 @@ def test_learning_rates_of_members_in_tensors(batch):
     assert len(pair.ensemble._together) == 1
 
 
-def test_large_products_take_the_ordinary_path():
+def test_large_products_are_not_done_in_lanes():
     layers = lambda: nn.Linear(3, 400), nn.Tanh, lambda: nn.Linear(400, 2)  # noqa: E731
     pair = Ensembles.of(2, *layers)
     pair.loop(*data(5, 2, batch=300))
     pair.loop(*data(2, 2, batch=300))
+    assert isinstance(pair.together._executable, Native)
+
+
+def test_convolutions_take_the_ordinary_path():
+    class Wave(nn.Module):
+        def __init__(self):
+            self.convolution = nn.Conv1d(1, 2, 2)
+
+        def forward(self, x):
+            return self.convolution(x.unsqueeze(1)).mean(2)
+
+    pair = Ensembles.of(2, Wave)
+    pair.loop(*data(5, 2))
+    pair.loop(*data(2, 2))
     assert isinstance(pair.together._executable, Artifact)
 
 

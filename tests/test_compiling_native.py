@@ -94,16 +94,23 @@ def test_products_of_vectors():
         torch.testing.assert_close(run(lowered, inputs), function(*inputs))
 
 
-def test_what_is_small():
-    def small(function, *inputs):
-        return lowering.is_small(graph_of(function, *inputs))
+def test_what_is_native():
+    def native(function, *inputs, lanes=1):
+        return lowering.is_native(graph_of(function, *inputs), lanes)
 
-    assert small(torch.mm, torch.ones(64, 64), torch.ones(64, 64))
-    assert not small(torch.mm, torch.ones(65, 64), torch.ones(64, 64))
-    assert small(lambda x: x.sin(), torch.ones(10**6))
-    assert not small(lambda x: aten.bernoulli.default(x), torch.ones(3))
-    assert not small(lambda x: sum([x.sin() for _ in range(1000)]), torch.ones(3))
-    assert not small(lambda x: x * 2, torch.ones(3, device="meta"))
+    small, large = torch.ones(64, 64), torch.ones(65, 64)
+    for dtype in (torch.float32, torch.float64):
+        assert native(torch.mm, large.to(dtype), small.to(dtype))
+    assert native(torch.mm, small.int(), small.int())
+    assert not native(torch.mm, large.int(), small.int())
+    assert not native(torch.mm, large.bfloat16(), small.bfloat16())
+    assert native(torch.mm, small, small, lanes=LANES)
+    assert not native(torch.mm, large, small, lanes=LANES)
+    assert not native(torch.bmm, large[None], small[None])
+    assert native(lambda x: x.sin(), torch.ones(10**6))
+    assert not native(lambda x: aten.bernoulli.default(x), torch.ones(3))
+    assert not native(lambda x: sum([x.sin() for _ in range(1000)]), torch.ones(3))
+    assert not native(lambda x: x * 2, torch.ones(3, device="meta"))
 
 
 # --------------------------------------------------------------- changes in place
@@ -306,7 +313,7 @@ def test_the_ordinary_path_is_taken_if_the_kernels_are_not_found(monkeypatch, tm
     """As they may not be with another release of torch."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def changed(graph):
+    def changed(graph, parallel):
         raise AttributeError("AsyncCompile has no attribute cpp_pybinding")
 
     monkeypatch.setattr(private, "kernels", changed)

@@ -49,10 +49,7 @@ COMPILING = {
     "torch._inductor.cpp_builder",
     "torch._inductor.decomposition.select_decomp_table",
     "torch._inductor.exc",
-    "torch._inductor.fx_passes.mkldnn_fusion._mkldnn_fusion_init",
     "torch._inductor.inductor_prims",
-    "torch._inductor.lowering.fallback_handler",
-    "torch._inductor.lowering.lowerings",
     "torch._inductor.standalone_compile",
 }
 #: The same of objects that torch makes: operators, and libraries that it has compiled.
@@ -569,12 +566,12 @@ def test_kernels_are_one_function_for_a_small_step(compiling_parts):
     (source,) = kernels.sources
     assert "kernel0(" in source and "static" in source, changed("cpp_pybinding, its source,")
     assert 'extern "C"' not in source and "#include" not in source
-    ((number, arguments),) = kernels.calls
-    assert number == 0
-    for kind, memory, offset in arguments:
+    ((name, pointers, sizes),) = kernels.calls
+    assert name == "kernel0" and not sizes
+    for kind, memory, offset in pointers:
         assert kind in ("float*", "const float*"), changed("cpp_pybinding, its types,")
         assert 0 <= memory < 3 + len(kernels.sizes) and offset == 0
-    assert {memory for _, memory, _ in arguments} >= {0, 1, 2}
+    assert {memory for _, memory, _ in pointers} >= {0, 1, 2}
     (first, _, one), (second, _, other) = kernels.outputs
     assert one.shape == other.shape == () and first != second and min(first, second) >= 3
 
@@ -584,6 +581,20 @@ def test_kernels_of_a_graph_that_calls_a_library(compiling_parts):
     x = torch.ones(200, 200)
     graph = compiling_parts.traced(lambda x: [x.mm(x).sin()], [x], {})
     assert compiling_parts.kernels(graph) is None, changed("compile_fx_inner")
+
+
+def test_products_are_noted_as_they_lie(compiling_parts):
+    def step(x, w):
+        return [compiling_parts.product(x, w.t()).sin()]
+
+    x, w = torch.ones(3, 4), torch.ones(5, 4)
+    kernels = compiling_parts.kernels(graph_of(compiling_parts, step, x, w))
+    assert kernels is not None, changed("compile_fx_inner, how it calls operators of others,")
+    call = kernels.calls[0]
+    assert call.function == "product", changed("compile_fx_inner, the order of its calls,")
+    assert call.sizes == [4, 1, 1, 4, 3, 4, 5], changed("compile_fx_inner, its layouts,")
+    assert [kind for kind, _, _ in call.pointers] == ["const float*", "const float*", "float*"]
+    assert [memory for _, memory, _ in call.pointers[:2]] == [0, 1]
 
 
 def test_kernels_leave_torch_as_it_is(compiling_parts):

@@ -25,7 +25,7 @@ def directory() -> Path:
 def key(*parts: str) -> str:
     """A name for a program, of all that decides what it is: the processor and this code too."""
     digest = hashlib.sha256()
-    code = "".join(file.read_text() for file in sorted(_HERE.glob("*.py")))
+    code = "".join(file.read_text() for file in sorted([*_HERE.glob("*.py"), *_HERE.glob("*.h")]))
     for part in (torch.__version__, _processor(), code, *parts):
         digest.update(part.encode())
         digest.update(b"\0")

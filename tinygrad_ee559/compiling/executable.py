@@ -15,7 +15,7 @@ from tinygrad_ee559.compiling.progress import compiling
 
 
 class Artifact:
-    """A graph that Inductor compiled as a whole, for steps whose time goes into large products."""
+    """A graph that Inductor compiled as a whole, for steps that libraries do some of."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -47,16 +47,17 @@ def native_program(
     With lanes it is a program for so many models at once, which are the last dimension of all
     inputs and outputs.
     """
-    if not lowering.is_small(pure):
+    if not lowering.is_native(pure, lanes):
         return None
     looks = [f"{t.dtype} {list(t.shape)} {t.stride()}" for t in inputs]
-    name = cache.key(str(pure.graph), *looks, str(lanes))
+    parallel = torch.get_num_threads() > 1 and lowering.has_large_products(pure)
+    name = cache.key(str(pure.graph), *looks, str(lanes), str(parallel))
     program = _loaded(cache.load(name), len(inputs))
     if program is None:
         cache.discard(name)
         private.require_compiler()
         with compiling(len(pure.graph.nodes)):
-            kernels = _kernels(pure, inputs, lanes)
+            kernels = _kernels(pure, inputs, lanes, parallel)
             if kernels is None or _share_memory(kernels, len(inputs)):
                 return None
             text = source(kernels, len(inputs))
@@ -96,7 +97,7 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
     """The graph as Inductor compiles it."""
     private.require_compiler()
     with compiling(len(graph.graph.nodes)):
-        return Artifact(private.artifact(lowering.with_onednn(graph, inputs), inputs))
+        return Artifact(private.artifact(graph, inputs))
 
 
 def _share_memory(kernels: private.Kernels, inputs: int) -> bool:
@@ -106,12 +107,12 @@ def _share_memory(kernels: private.Kernels, inputs: int) -> bool:
 
 
 def _kernels(
-    pure: fx.GraphModule, inputs: Sequence[torch.Tensor], lanes: int
+    pure: fx.GraphModule, inputs: Sequence[torch.Tensor], lanes: int, parallel: bool
 ) -> private.Kernels | None:
     loops = lowering.in_loops if lanes == 1 else lowering.in_loops_over_lanes
     graph = loops(pure, inputs)
     try:
-        return private.kernels(graph)
+        return private.kernels(graph, parallel)
     except Exception as error:  # this rests on private parts of torch
         warnings.warn(
             f"this step is compiled the ordinary way, which is slower: {error!r}. Please report "

@@ -2,12 +2,13 @@
 
 Small matrix products are written out as sums of products. A library call for each would take longer
 than the arithmetic; as loops they join those around them, and the whole step becomes one kernel.
+Large ones are left to `product.h`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import fx
 
 from tinygrad_ee559.compiling.lanes import LANES, widened
 from tinygrad_ee559.compiling.private import (
+    PRODUCT_TYPES,
     declared_arguments,
     decompositions,
     force_strides,
-    onednn_linear,
+    product,
     traced,
 )
 from tinygrad_ee559.errors import CaptureError
@@ -27,7 +29,7 @@ from tinygrad_ee559.errors import CaptureError
 aten = torch.ops.aten
 _PRODUCTS = {"aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"}
 _LAYOUTS = {"aten.permute.default", "prims.inductor_force_stride_order.default"}
-#: The multiplications in a product from which on a library call is worth its while.
+#: The multiplications in a product from which on it is worth copying its operands into blocks.
 LARGE = 2**18
 #: The operators from which on a C++ compiler takes minutes for them as one function.
 LONG = 1500
@@ -44,18 +46,33 @@ def lowered(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphMo
     return traced(torch.func.functionalize(graph, remove="mutations"), inputs, _foreach_table())
 
 
-def is_small(graph: fx.GraphModule) -> bool:
-    """Whether loops of our own are faster than a library's products, and nothing is random."""
+def is_native(graph: fx.GraphModule, lanes: int = 1) -> bool:
+    """Whether C++ of our own can do all of it, and fast."""
     nodes = graph.graph.nodes
     return (
         len(nodes) < LONG
         and all(node.meta["val"].is_cpu for node in graph.graph.find_nodes(op="placeholder"))
         and not any(
-            torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-            or (str(node.target) in _PRODUCTS and _multiplications(node) > LARGE)
-            for node in nodes
+            torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes
+        )
+        and all(
+            lanes == 1 and a.ndim == 2 and a.dtype in PRODUCT_TYPES
+            for a, b in _products(graph)
+            if _is_large(a, b)
         )
     )
+
+
+def has_large_products(graph: fx.GraphModule) -> bool:
+    return any(_is_large(a, b) for a, b in _products(graph))
+
+
+def _products(graph: fx.GraphModule) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The operands of all matrix products."""
+    for node in graph.graph.nodes:
+        if str(node.target) in _PRODUCTS:
+            a, b = [n.meta["val"] for n in node.args[-2:]]
+            yield a, b
 
 
 def footprint(graph: fx.GraphModule) -> int:
@@ -105,29 +122,8 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
     return found
 
 
-def with_onednn(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
-    """The graph with large products done by oneDNN, whose are faster than those of MKL."""
-    linear = onednn_linear()
-    if linear is None:
-        return graph
-
-    def product(a: Any, b: Any, c: Any = None) -> Any:
-        # By rows: Inductor's way to transpose is faster than that of the operator.
-        return linear(_by_rows(a), b.t(), c, "none", [], "")
-
-    def multiply(a: Any, b: Any) -> Any:
-        return product(a, b) if _is_large(a, b) else NotImplemented
-
-    def add(c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-        if beta == alpha == 1 and c.ndim == 1 and _is_large(a, b):
-            return product(a, b, c)
-        return NotImplemented
-
-    return traced(graph, inputs, {aten.mm.default: multiply, aten.addmm.default: add})
-
-
 def _is_large(a: Any, b: Any) -> bool:
-    return bool(a.dtype is torch.float32 and a.is_cpu and a.numel() * b.shape[-1] > LARGE)
+    return bool(a.numel() * b.shape[-1] > LARGE)
 
 
 def in_loops(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
@@ -153,11 +149,6 @@ def _laid_out_once(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def _multiplications(node: fx.Node) -> int:
-    a, b = [n.meta["val"] for n in node.args[-2:]]  # type: ignore[union-attr]
-    return int(a.numel() * b.shape[-1])
-
-
 def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors may share memory."""
     if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
@@ -175,9 +166,9 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
 # ---------------------------------------------------------------- matrix products
 
 
-def _table(product: Callable[[Any, Any], Any]) -> dict[Any, Any]:
+def _table(multiply: Callable[[Any, Any], Any]) -> dict[Any, Any]:
     def added(c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-        result = product(a, b)
+        result = multiply(a, b)
         if alpha != 1:
             result = result * alpha
         if beta == 0:
@@ -187,8 +178,8 @@ def _table(product: Callable[[Any, Any], Any]) -> dict[Any, Any]:
     return {
         **decompositions(),
         aten.alias.default: lambda x: x,
-        aten.mm.default: product,
-        aten.bmm.default: product,
+        aten.mm.default: multiply,
+        aten.bmm.default: multiply,
         aten.addmm.default: added,
         aten.baddbmm.default: added,
         aten.mv.default: lambda a, x: (a * x).sum(1),
@@ -202,6 +193,8 @@ def _product(a: Any, b: Any) -> Any:
     Vectors of neighbors in memory run along the columns, the rows, or what is summed up. Where a
     batch is large they run along it, and the whole network is laid out by features.
     """
+    if _is_large(a, b):
+        return product(a, b)
     a, b = [m if 1 in m.shape else _computed_once(m) for m in (a, b)]
     rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     along_columns = rows * inner * _vectors(columns, b)

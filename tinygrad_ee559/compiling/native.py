@@ -1,7 +1,8 @@
 """Native programs: the kernels of a step and the loop around them as one C++ function.
 
 The function runs the kernels for a number of *steps* after each other, and that for a number of
-*members* of an ensemble, which are shared out among threads. A memory of the program is what a
+*members* of an ensemble, which are shared out among threads. Of a single model, large matrix
+products are. A memory of the program is what a
 kernel gets a pointer to: an input, an output, or scratch. Per step and per member each pointer
 moves on by a fixed number of bytes, which is 0 where the same memory is meant.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from tinygrad_ee559.compiling.private import Kernels, empty_strided
 from tinygrad_ee559.errors import CompilerError
 
 _ALIGNMENT = 64
+PRODUCT = Path(__file__).parent / "product.h"
 _DRIVER = """
 extern "C" int run(char* const* memories, const int64_t* member_strides,
                    const int64_t* thread_strides, const int64_t* moving,
@@ -26,12 +29,10 @@ extern "C" int run(char* const* memories, const int64_t* member_strides,
                    int64_t members, int threads)
 {{
     int failed = 0;
-    #pragma omp parallel for num_threads(threads) schedule(dynamic) if(threads > 1)
-    for (int64_t member = 0; member < members; ++member) {{
+    auto train = [&](int64_t member, int thread, int threads) {{
         char* m[{count}];
         for (int k = 0; k < {count}; ++k)
-            m[k] = memories[k] + member * member_strides[k]
-                 + omp_get_thread_num() * thread_strides[k];
+            m[k] = memories[k] + member * member_strides[k] + thread * thread_strides[k];
         try {{
             for (int64_t step = 0; step < steps; ++step) {{
                 {calls}
@@ -40,7 +41,14 @@ extern "C" int run(char* const* memories, const int64_t* member_strides,
         }} catch (...) {{
             failed = 1;
         }}
+    }};
+    if (members == 1) {{
+        train(0, 0, threads);
+        return failed;
     }}
+    #pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t member = 0; member < members; ++member)
+        train(member, omp_get_thread_num(), 1);
     return failed;
 }}
 """
@@ -59,13 +67,16 @@ class Output(NamedTuple):
 def source(kernels: Kernels, inputs: int) -> str:
     """The C++ of a program."""
     calls = []
-    for i, arguments in kernels.calls:
-        given = ", ".join(f"({kind})(m[{k}] + {offset})" for kind, k, offset in arguments)
-        calls.append(f"kernel{i}({given});")
+    for function, pointers, sizes in kernels.calls:
+        given = [f"({kind})(m[{k}] + {offset})" for kind, k, offset in pointers]
+        given += [*map(str, sizes), "threads"] if sizes else []
+        calls.append(f"{function}({', '.join(given)});")
     driver = _DRIVER.format(
         count=inputs + len(kernels.sizes), calls="\n                ".join(calls)
     )
-    return "#include <omp.h>\n" + "\n".join(kernels.sources) + driver
+    products = any(call.function == "product" for call in kernels.calls)
+    parts = ["#include <omp.h>", *([PRODUCT.read_text()] if products else []), *kernels.sources]
+    return "\n".join(parts) + driver
 
 
 class Native:
@@ -116,7 +127,7 @@ class Native:
         for layout, output in zip(self.outputs, outputs):
             pointers[layout.memory] = output.data_ptr() - layout.offset
         none = self._no_strides
-        if self._run(pointers, none, none, none, none, 0, 1, 1, 1):
+        if self._run(pointers, none, none, none, none, 0, 1, 1, torch.get_num_threads()):
             _raise_failed()
         return outputs
 
@@ -127,7 +138,6 @@ class Native:
         moving: Sequence[int],
         collected: int,
         members: int | None = None,
-        threads: int = 1,
     ) -> list[torch.Tensor]:
         """Many steps, for one or many members.
 
@@ -139,9 +149,11 @@ class Native:
             collected: of so many outputs, the first ones, every step's value is returned, stacked.
                 Of the others, the last.
             members: how many models are trained, one if None.
-            threads: among how many threads the members are shared out.
+
+        Torch's number of threads share out the members, or of one model what takes long.
         """
-        self._reserve(threads)
+        threads = torch.get_num_threads()
+        self._reserve(min(threads, members or 1))
         strides = (ctypes.c_int64 * len(self._pointers))
         member_strides, thread_strides, step_strides = strides(), strides(), {}
         thread_strides[self.inputs :] = [self._room] * len(self.sizes)

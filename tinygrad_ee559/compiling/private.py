@@ -29,6 +29,23 @@ _OPTIONS = {
     "cpp.max_horizontal_fusion_size": 1_000_000,  # all loops in one function
     "cpp.enable_floating_point_contract_flag": "fast",  # a * b + c in one instruction
 }
+#: For long loops, which as many threads share out as torch may use at the time.
+_PARALLEL = {"cpp.threads": 64, "cpp.dynamic_threads": True}
+
+
+class Call(NamedTuple):
+    """A call of a C++ function.
+
+    Attributes:
+        function: its name.
+        pointers: for each tensor the type of a pointer to it, the memory that it points to and the
+            offset into that in bytes. The memory is a number: first come the graph's inputs.
+        sizes: what else the function is given. One that takes sizes takes a number of threads too.
+    """
+
+    function: str
+    pointers: list[tuple[str, int, int]]
+    sizes: list[int]
 
 
 class Kernels(NamedTuple):
@@ -36,15 +53,13 @@ class Kernels(NamedTuple):
 
     Attributes:
         sources: the functions, named kernel0, kernel1, and so on.
-        calls: which function is called, and for each argument its type in C++, the memory that it
-            points to and the offset into it in bytes. The memory is a number: first come the
-            graph's inputs.
+        calls: what is called, one after the other: these, and `product` for matrix products.
         sizes: the bytes of each memory beyond the inputs.
         outputs: the memory and the offset of each output, and a tensor laid out like it.
     """
 
     sources: list[str]
-    calls: list[tuple[int, list[tuple[str, int, int]]]]
+    calls: list[Call]
     sizes: list[int]
     outputs: list[tuple[int, int, torch.Tensor]]
 
@@ -92,19 +107,45 @@ class _Foreign(Exception):
     """Something else than Inductor's own C++ would run."""
 
 
-class _Refuser(DispatchMode):  # type: ignore[misc]
-    """Lets memory be reserved, and no operator run."""
+#: Matrix products that are left to `product.h`, as an operator for Inductor to call.
+_library: Any = torch.library.Library("tinygrad_ee559", "DEF")  # type: ignore[no-untyped-call]
+_library.define("product(Tensor a, Tensor b) -> Tensor")
+_library.impl("product", torch.mm, "CompositeExplicitAutograd")
+product: Any = torch.ops.tinygrad_ee559.product.default
+#: The dtypes that it can do, and their names in C++.
+PRODUCT_TYPES = {torch.float32: "float", torch.float64: "double"}
+
+#: A call that was noted: the name of the function, the types of its arguments, and these.
+_Noted = tuple[str, list[str], tuple[Any, ...], list[int]]
+
+
+class _Noter(DispatchMode):  # type: ignore[misc]
+    """Lets memory be reserved, notes down matrix products, and lets no other operator run."""
+
+    def __init__(self, noted: list[_Noted]) -> None:
+        super().__init__()
+        self._noted = noted
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if operator is product:
+            a, b = args
+            name = PRODUCT_TYPES[a.dtype]
+            result = torch.empty_strided((a.shape[0], b.shape[1]), (b.shape[1], 1), dtype=a.dtype)
+            pointers = [f"const {name}*", f"const {name}*", f"{name}*"]
+            sizes = [*a.stride(), *b.stride(), *a.shape, b.shape[1]]
+            self._noted.append(("product", pointers, (a, b, result), sizes))
+            return result
         if operator.name() not in ("aten::empty_strided", "aten::as_strided"):
             raise _Foreign(operator.name())
         return operator(*args, **(kwargs or {}))
 
 
-def kernels(graph: fx.GraphModule) -> Kernels | None:
-    """What Inductor makes of a graph, if that is C++ of its own and nothing else.
+def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
+    """What Inductor makes of a graph, if that is C++ of its own and products and nothing else.
+
+    Its loops are for one thread, or `parallel`.
 
     Inductor writes C++ functions and a Python function that calls them in turn. Instead of being
     compiled the functions are noted down, and the Python function is run once to see what it hands
@@ -117,20 +158,18 @@ def kernels(graph: fx.GraphModule) -> Kernels | None:
 
     fakes = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
     sources: list[str] = []
-    types: list[list[str]] = []
-    noted: list[tuple[int, tuple[Any, ...]]] = []
+    noted: list[_Noted] = []
 
     def note(_self: Any, argument_types: list[str], source: str) -> Callable[..., None]:
-        i = len(sources)
+        name = f"kernel{len(sources)}"
         # Flattened: a tile is transposed in registers only where that is inlined.
         source = source.replace(_INCLUDE, "").replace('extern "C"', "[[gnu::flatten]] static")
-        sources.append(re.sub(r"\bkernel\(", f"kernel{i}(", source, count=1))
-        types.append(argument_types)
-        return lambda *args: noted.append((i, args))
+        sources.append(re.sub(r"\bkernel\(", f"{name}(", source, count=1))
+        return lambda *args: noted.append((name, argument_types, args, []))
 
     with (
         mock.patch.object(AsyncCompile, "cpp_pybinding", note),
-        config.patch(_OPTIONS),
+        config.patch(_OPTIONS | (_PARALLEL if parallel else {})),
         tracing(TracingContext(fakes[0].fake_mode)),
         torch.no_grad(),
     ):
@@ -139,11 +178,11 @@ def kernels(graph: fx.GraphModule) -> Kernels | None:
             return None
         inputs = [torch.empty_strided(f.shape, f.stride(), dtype=f.dtype) for f in fakes]
         try:
-            with _Refuser():
+            with _Noter(noted):
                 outputs = compiled(list(inputs))
         except _Foreign:
             return None
-    if not all(isinstance(a, torch.Tensor) for _, args in noted for a in args):
+    if not all(isinstance(a, torch.Tensor) for _, _, args, _ in noted for a in args):
         return None
     memories = {t.untyped_storage().data_ptr(): i for i, t in enumerate(inputs)}
     sizes: list[int] = []
@@ -155,7 +194,10 @@ def kernels(graph: fx.GraphModule) -> Kernels | None:
             sizes.append(storage.nbytes())
         return memories[storage.data_ptr()], tensor.data_ptr() - storage.data_ptr()
 
-    calls = [(i, [(t, *place(a)) for t, a in zip(types[i], args)]) for i, args in noted]
+    calls = [
+        Call(name, [(t, *place(a)) for t, a in zip(types, args)], sizes)
+        for name, types, args, sizes in noted
+    ]
     return Kernels(sources, calls, sizes, [(*place(o), o) for o in outputs])
 
 
@@ -189,24 +231,9 @@ def build(source: str) -> str:
         raise CompilerError(f"the C++ compiler failed: {'; '.join(complaints[:3])}") from error
 
 
-def onednn_linear() -> Any:
-    """oneDNN's x @ w.T + b as an operator, None if this torch was built without oneDNN."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return None
-    return torch.ops.mkldnn._linear_pointwise.default
-
-
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """The graph compiled by Inductor, as a function of its inputs."""
     from torch._inductor import standalone_compile
-    from torch._inductor.fx_passes.mkldnn_fusion import _mkldnn_fusion_init
-    from torch._inductor.lowering import fallback_handler, lowerings
 
-    _mkldnn_fusion_init()
-    linear = onednn_linear()
-    # Inductor takes the operator only where weights never change; as any other operator it is
-    # simply called.
-    handler: Any = fallback_handler
-    called = {} if linear is None else {linear: handler(linear, False)}
-    with torch.no_grad(), mock.patch.dict(lowerings, called):
+    with torch.no_grad():
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")

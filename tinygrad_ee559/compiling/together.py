@@ -184,15 +184,14 @@ class Together:
         self, native: Native, inputs: list[torch.Tensor], steps: int, moving: list[int]
     ) -> list[torch.Tensor]:
         collected, blocks = self._capture.collected, self._layout.blocks
-        threads = min(torch.get_num_threads(), blocks)
         if self._earlier is None or steps == 1:
-            return native.loop(inputs, steps, moving, collected, blocks, threads)
+            return native.loop(inputs, steps, moving, collected, blocks)
         early, last = (
             [t[part] if i in moving else t for i, t in enumerate(inputs)]
             for part in (slice(None, -1), slice(-1, None))
         )
-        rows = self._earlier.loop(early, steps - 1, moving, collected, blocks, threads)
-        row = native.loop(last, 1, moving, collected, blocks, threads)
+        rows = self._earlier.loop(early, steps - 1, moving, collected, blocks)
+        row = native.loop(last, 1, moving, collected, blocks)
         return [*(torch.cat(pair) for pair in zip(rows, row)), *row[collected:]]
 
     def _each(
