@@ -203,3 +203,20 @@ def test_users_torch_settings_stay_as_they_are(tmp_path):
         "torch.is_grad_enabled(), torch.random.get_rng_state().tolist())\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+def test_methods_of_torch_without_a_rule_of_their_own():
+    x = tg.Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    for trace in (x.trace, lambda: tg.Tensor.trace(x)):
+        x.grad = None
+        trace().backward()
+        assert torch.equal(x.grad.data, torch.eye(2))
+    assert x.H.shape == (2, 2) and x.layout is torch.strided
+    for name in ("no_such_thing", "_base"):
+        assert not hasattr(x, name) and not hasattr(tg.Tensor, name)
+
+
+def test_attributes_are_found_the_short_way():
+    """Python is five times slower to read `x.node` if a class has one of these."""
+    for name in ("__getattr__", "__getattribute__"):
+        assert getattr(tg.Tensor, name, None) is getattr(object, name, None)

@@ -81,17 +81,18 @@ class _OfTorch:
     Not a `__getattr__` of `Tensor`, as Python then looks every attribute up the slow way.
     """
 
+    __slots__ = ("_name",)
+
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __get__(self, tensor: Tensor | None, owner: type[Tensor]) -> Any:
-        if tensor is None:
-            return self
         function: Any = getattr(torch.Tensor, self._name)
         is_property = inspect.isdatadescriptor(function)  # .H, .real, .layout
         if callable(function):
-            return partial(_method(self._name, function), tensor)
-        if is_property:
+            method = _method(self._name, function)
+            return method if tensor is None else partial(method, tensor)
+        if is_property and tensor is not None:
             return dispatch(function if function in RULES else function.__get__, (tensor,), {})
         raise AttributeError(f"Tensor has no attribute {self._name!r}")
 
