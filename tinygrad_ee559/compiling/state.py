@@ -58,7 +58,10 @@ class Place:
 
     def tensor(self) -> torch.Tensor | None:
         """The torch tensor that is there, None if there is none."""
-        value = self.get()
+        holder = self.holder
+        value = holder._data if isinstance(holder, Tensor) else self.get()
+        if value.__class__ is torch.Tensor:  # as nearly all, at every call of a program
+            return value
         if isinstance(value, Tensor):  # one in which gradients gather has a place of its own
             value = None if isinstance(value.node, Leaf) else value._data
         return value if isinstance(value, torch.Tensor) else None
