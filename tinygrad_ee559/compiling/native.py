@@ -1,10 +1,10 @@
 """Native programs: the kernels of a step and the loop around them as one C++ function.
 
 The function runs the kernels for a number of *steps* after each other, and that for a number of
-*members* of an ensemble, which are shared out among threads. Of a single model, large matrix
-products are. A memory of the program is what a
-kernel gets a pointer to: an input, an output, or scratch. Per step and per member each pointer
-moves on by a fixed number of bytes, which is 0 where the same memory is meant.
+*members* of an ensemble, which are shared out among threads; of a single model, large products and
+long loops are. A memory of the program is what a kernel gets a pointer to: an input, an output, or
+scratch. Per step and per member each pointer moves on by a fixed number of bytes, which is 0 where
+the same memory is meant.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Native:
                 Of the others, the last.
             members: how many models are trained, one if None.
 
-        Torch's number of threads share out the members, or of one model what takes long.
+        Torch's number of threads share out the members, or, of one model, what takes long.
         """
         threads = torch.get_num_threads()
         self._reserve(min(threads, members or 1))
