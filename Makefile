@@ -20,9 +20,10 @@ venv: .venv/.dev  ## set up .venv with all that tests and docs need
 demo: .venv/.run  ## the main job: differentiate, draw, train the disk classifier
 	$(BIN)/python -m tinygrad_ee559 demo
 
-# Coverage is reported before pytest's closing line, which stays the last one of the output.
+# A process per core; whoever is done takes over tests of another. Coverage is reported before
+# pytest's closing line, which stays the last one of the output.
 test: lint types  ## lint, types, then all tests with coverage
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov
 
 lint: .venv/.dev  ## ruff
 	$(BIN)/python -m ruff check

@@ -1,8 +1,12 @@
 """What all tests share, the examples in docstrings, docs/ and Markdown pages included."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import settings
+
+from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
 
 # Two threads that wait for each other on a busy machine can take twenty times as long as one.
 torch.set_num_threads(1)
@@ -11,6 +15,16 @@ torch.set_num_threads(1)
 # time limit per example would fail by chance on a busy machine.
 settings.register_profile("tinygrad_ee559", settings(), print_blob=True, deadline=None)
 settings.load_profile("tinygrad_ee559")
+
+
+@pytest.fixture(autouse=True)
+def _rules_of_examples_end_with_them(request):
+    """Doctest clears an example's variables, so that its rules would no longer know `torch`."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        yield
+        return
+    with patch.dict(RULES), patch.dict(COMPOSED), patch.dict(CONSTANT):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -348,7 +348,7 @@ def test_make_wrapper_subclass_looks_like_the_tensor_it_is_made_after(
         (aten.native_batch_norm.default, []),
         (aten._native_batch_norm_legit.default, ["running_mean", "running_var"]),
         (aten.max.dim_max, ["max", "max_values"]),
-        (torch.add, []),  # not an operator
+        pytest.param(torch.add, [], id="torch.add"),  # not an operator
     ],
     ids=str,
 )

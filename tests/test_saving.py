@@ -307,7 +307,11 @@ def test_what_was_loaded_does_not_change_with_the_file(tmp_path):
     assert torch.equal(state, torch.ones(2000))
 
 
-@pytest.mark.parametrize("thing", [object(), {1, 2}, b"bytes", [1, {"deep": range(3)}]], ids=str)
+@pytest.mark.parametrize(
+    "thing",
+    [object(), {1, 2}, b"bytes", [1, {"deep": range(3)}]],
+    ids=["object", "set", "bytes", "range"],
+)
 def test_what_a_checkpoint_cannot_hold(tmp_path, thing):
     kind = "object|set|bytes|range"
     with pytest.raises(TypeError, match=f"^state(/1/deep)? is a ({kind}), and a checkpoint holds"):
