@@ -99,10 +99,23 @@ def same_training(one, other, factor=1.0):
 class Interpreted(Native):
     """Runs a lowered graph operator by operator, where a native program would run C++."""
 
-    def __init__(self, graph):
+    def __init__(self, graph, inputs):
         self.graph = graph
+        self.examples = [t.clone() for t in inputs]
+        self.held = {}
+
+    def hold(self, position):
+        example = self._interpret([t.clone() for t in self.examples])[position]
+        self.held[position] = torch.empty_like(example)
+        return self.held[position]
 
     def run(self, inputs):
+        outputs = self._interpret(inputs)
+        for position, memory in self.held.items():
+            memory.copy_(outputs[position])
+        return [output for i, output in enumerate(outputs) if i not in self.held]
+
+    def _interpret(self, inputs):
         with torch.no_grad():
             return fx.Interpreter(self.graph).run(*inputs)
 
@@ -113,7 +126,7 @@ class Interpreted(Native):
             for step in range(steps):
                 at = [(step, member) if members else (step,), (member,) if members else ()]
                 given = [t[at[0 if i in moving else 1]] for i, t in enumerate(inputs)]
-                outputs = self.run(given)
+                outputs = self._interpret(given)
                 rows.append(outputs[:collected])
             columns.append([*map(torch.stack, zip(*rows)), *outputs[collected:]])
         if not members:
@@ -141,7 +154,7 @@ def interpreted(monkeypatch):
         if not lowering.is_native(pure, lanes):
             return None
         loops = lowering.in_loops if lanes == 1 else lowering.in_loops_over_lanes
-        return Interpreted(loops(pure, inputs))
+        return Interpreted(loops(pure, inputs), inputs)
 
     def artifact(graph, inputs):
         def run(*inputs):

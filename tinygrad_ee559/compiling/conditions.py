@@ -85,7 +85,7 @@ class Conditions:
         self._leaves = [leaf for leaf in state.leaves if id(leaf) not in owned]
         leaves = [*self._leaves, *(arguments[i].node for i in given)]
         self._missing = [id(leaf) in missing for leaf in leaves]
-        self._tensors = [tensor for _, tensor in state.wrappers]
+        self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
         watched = [(p, v) for p, v in [*state.values, *state.wrappers] if p not in replaced]
         numbers = [(p, v) for p, v in watched if isinstance(p.holder, (Tensor, Leaf))]

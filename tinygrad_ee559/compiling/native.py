@@ -97,6 +97,8 @@ class Native:
         self.inputs = inputs
         self.sizes = sizes
         self.outputs = outputs
+        self._returned = dict(enumerate(outputs))
+        self._held: dict[int, torch.Tensor] = {}
         count = inputs + len(sizes)
         self._pointers: Any = (ctypes.c_void_p * count)()
         self._no_strides = (ctypes.c_int64 * count)()
@@ -118,14 +120,28 @@ class Native:
             start = -(-self._scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
             self._starts = [start + offset for offset in self._offsets]
             self._pointers[self.inputs :] = self._starts
+            for position, output in self._held.items():
+                self._point(self.outputs[position], output)
+
+    def _point(self, layout: Output, output: torch.Tensor) -> None:
+        self._pointers[layout.memory] = output.data_ptr() - layout.offset
+
+    def hold(self, position: int) -> torch.Tensor:
+        """New memory for an output, where `run` leaves it from now on, and does not return it."""
+        layout = self.outputs[position]
+        self._returned.pop(position, None)
+        self._held[position] = empty_strided(layout.shape, layout.strides, layout.dtype)
+        self._point(layout, self._held[position])
+        return self._held[position]
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """One step: the outputs, in new memory."""
+        """One step: the outputs, in new memory, but for those that are held."""
         pointers = self._pointers
         pointers[: self.inputs] = [tensor.data_ptr() for tensor in inputs]
-        outputs = [empty_strided(o.shape, o.strides, o.dtype) for o in self.outputs]
-        for layout, output in zip(self.outputs, outputs):
-            pointers[layout.memory] = output.data_ptr() - layout.offset
+        returned = self._returned.values()
+        outputs = [empty_strided(o.shape, o.strides, o.dtype) for o in returned]
+        for layout, output in zip(returned, outputs):
+            self._point(layout, output)
         none = self._no_strides
         if self._run(pointers, none, none, none, none, 0, 1, 1, torch.get_num_threads()):
             _raise_failed()

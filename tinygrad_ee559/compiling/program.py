@@ -18,6 +18,7 @@ from tinygrad_ee559.compiling.conditions import Conditions, Look
 from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.state import Place
+from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, lift
 
@@ -50,14 +51,17 @@ class Program:
         else:
             self._executable = as_it_is(capture.graph)
         self._capture = capture
-        read = {id(source.holder) for source in capture.sources if isinstance(source, Place)}
-        self._renewed = [
-            effect[0].holder
-            for effect in capture.effects
-            if isinstance(effect, tuple)
-            and isinstance(effect[0].holder, Leaf)
-            and id(effect[0].holder) not in read
-        ]
+        gradients = _new_gradients(capture)
+        self._renewed = list(gradients.values())
+        self._gradients = None
+        self._effects = capture.effects
+        if isinstance(self._executable, Native):
+            self._gradients = Gradients(self._executable, gradients.items())
+            self._effects = [
+                effect
+                for i, effect in enumerate(capture.effects, capture.collected)
+                if i not in gradients
+            ]
         self._looks = [Look(t) for t in capture.inputs]
         self._known: list[Any] = list(capture.inputs)
         self.carries = capture.carries
@@ -108,8 +112,13 @@ class Program:
         """What the function returns; changes what it changes."""
         for leaf in self._renewed:
             leaf.grad = None  # so that its memory can be used again, while it is in the cache
+        gradients = self._gradients
+        if gradients is not None:
+            gradients.take_back()
         outputs = self._executable.run(inputs)
-        self._leave(arguments, inputs, outputs)
+        self._leave(self._effects, arguments, inputs, outputs)
+        if gradients is not None:
+            gradients.leave()
         return self._capture.assembled(outputs)
 
     def loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
@@ -127,20 +136,33 @@ class Program:
                 given[i] = streams[source]
         steps = len(streams[0])
         outputs = self._executable.loop(given, steps, moving, self._capture.collected)
-        self._leave((), inputs, outputs)
+        self._leave(self._capture.effects, (), inputs, outputs)
         return self._capture.assembled(outputs)
 
     def _leave(
         self,
+        effects: Sequence[tuple[Place, bool] | int],
         arguments: Sequence[Any],
         inputs: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor],
     ) -> None:
         """Put what the run has left behind where it belongs."""
         private.increment_versions([inputs[i] for i in self._written])
-        for effect, value in zip(self._capture.effects, outputs[self._capture.collected :]):
+        for effect, value in zip(effects, outputs[self._capture.collected :]):
             if isinstance(effect, int):
                 arguments[effect].node.grad = lift(value, None)
             else:
                 place, wrapped = effect
                 place.put(value, wrapped)
+
+
+def _new_gradients(capture: Capture) -> dict[int, Leaf]:
+    """The leaves that a run gives a gradient, whatever they had, by its position in the outputs."""
+    read = {id(source.holder) for source in capture.sources if isinstance(source, Place)}
+    return {
+        i: effect[0].holder
+        for i, effect in enumerate(capture.effects, capture.collected)
+        if isinstance(effect, tuple)
+        and isinstance(effect[0].holder, Leaf)
+        and id(effect[0].holder) not in read
+    }
