@@ -43,7 +43,8 @@ class Holder:
         self.kept += [tg.Tensor(p.grad.data) for p in self.parameters() if p.grad is not None]
 
     def view(self):
-        self.kept += [tg.Tensor(p.grad.data.view(-1)) for p in self.parameters() if p.grad is not None]
+        seen = (p.grad.data for p in self.parameters() if p.grad is not None)
+        self.kept += [tg.Tensor(gradient.view(-1)) for gradient in seen]
 
     def copy(self):
         self.kept += [copy.deepcopy(p.grad) for p in self.parameters() if p.grad is not None]
