@@ -623,6 +623,25 @@ def test_libraries_are_built_from_source(compiling_parts):
     assert Path(compiling_parts.build(header)).exists(), changed("cpp_prefix.h")
 
 
+def test_the_header_of_libraries_is_precompiled(compiling_parts, monkeypatch):
+    from torch._inductor import codecache
+
+    precompile, headers = codecache._precompile_header, []
+
+    def noted(header, *args, **options):
+        headers.append(header)
+        return precompile(header, *args, **options)
+
+    monkeypatch.setattr(codecache, "_precompile_header", noted)
+    path = compiling_parts.build('extern "C" int answer() { return 43; }')
+    assert headers == [compiling_parts._HEADER], changed("CppCodeCache._get_uncompiled_header")
+    assert ctypes.CDLL(path).answer() == 43
+
+    monkeypatch.setitem(compiling_parts._OPTIONS, "cpp_cache_precompile_headers", False)
+    path = compiling_parts.build('extern "C" int answer() { return 44; }')
+    assert ctypes.CDLL(path).answer() == 44 and len(headers) == 1
+
+
 def test_errors_of_compilers(compiling_parts):
     errors = importlib.import_module("tinygrad_ee559.errors")
     with pytest.raises(errors.CompilerError, match="failed: .*error"):

@@ -8,6 +8,7 @@ if that fails, as it may with another release of torch, `artifact` is the way ba
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
@@ -22,9 +23,12 @@ DispatchMode: Any = _python_dispatch.TorchDispatchMode
 #: torch.empty_strided on the CPU, without the time that it takes to find out about options.
 empty_strided: Callable[..., torch.Tensor] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
 
-_INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
+_HEADER = "torch/csrc/inductor/cpp_prefix.h"
+_INCLUDE = f"#include <{_HEADER}>"
 _OPTIONS = {
     "fx_graph_cache": False,
+    # Torch asks this command whether a precompiled header is still right.
+    "cpp_cache_precompile_headers": shutil.which("openssl") is not None,
     "cpp.threads": 1,
     "cpp.max_horizontal_fusion_size": 1_000_000,  # all loops in one function
     "cpp.enable_floating_point_contract_flag": "fast",  # a * b + c in one instruction
@@ -223,9 +227,16 @@ def build(source: str) -> str:
     from torch._inductor import config, exc
     from torch._inductor.codecache import CppCodeCache
 
+    class WithHeader(CppCodeCache):
+        """Compiles the header once and for all, which takes longer than most sources."""
+
+        @classmethod
+        def _get_uncompiled_header(cls, device: str) -> str:
+            return _HEADER
+
     try:
         with config.patch(_OPTIONS):
-            return str(CppCodeCache.load(f"{_INCLUDE}\n{source}")._name)
+            return str(WithHeader.load(f"{_INCLUDE}\n{source}")._name)
     except exc.CppCompileError as error:
         complaints = [line for line in str(error).splitlines() if "error:" in line]
         raise CompilerError(f"the C++ compiler failed: {'; '.join(complaints[:3])}") from error
