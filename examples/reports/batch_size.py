@@ -114,7 +114,8 @@ def sweep(
     together = tg.ensemble([step_of(start, rate) for start, (rate, _) in zip(starts, members)])
     train = stacked([(s.data.inputs, s.targets) for s in starts])
     test = stacked([(s.data.test_inputs, s.test_targets) for s in starts])
-    models = [start.model for start in starts]
+    sets = [torch.stack(pair) for pair in zip(train, test)]
+    examiners = tg.ensemble([examiner_of(start.model) for start in starts])
     tests = []
     for _ in range(setup.epochs // EVERY):
         order = torch.stack([
@@ -122,7 +123,7 @@ def sweep(
             for s in starts
         ])  # fmt: skip
         together.loop(*(batches(data, order, batch_size) for data in train))
-        tests.append({**tested("train", models, *train), **tested("test", models, *test)})
+        tests.append(tested(examiners, sets))
         advance(EVERY * len(members))
     together_tested = {key: torch.stack([test[key] for test in tests]) for key in tests[0]}
     return {
@@ -158,18 +159,25 @@ def batches(data: torch.Tensor, order: torch.Tensor, size: int) -> torch.Tensor:
     return picked.view(members, epochs * rows // size, size, 2).transpose(0, 1)
 
 
-def tested(
-    part: str, models: list[Any], inputs: torch.Tensor, targets: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """The squared error per point and the fraction of right answers of each model, on its data."""
-    parameters, _ = tg.func.stack_module_state(models)
-    call = partial(tg.func.functional_call, models[0])
-    with torch.no_grad():
-        outputs = tg.func.vmap(call)(parameters, tg.Tensor(inputs)).data
-    right = outputs.argmax(-1) == targets.argmax(-1)
+def examiner_of(model: Any) -> Callable[[Any, Any], Any]:
+    """Finds the squared error per point and the fraction of right answers of one model."""
+
+    def examine(inputs: Any, targets: Any) -> Any:
+        with tg.no_grad():
+            outputs = model(inputs)
+            right = outputs.argmax(-1) == targets.argmax(-1)
+            return (outputs - targets).square().sum(-1).mean(), right.double().mean()
+
+    return examine
+
+
+def tested(examiners: Any, sets: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What each model has on its training set and on its test set."""
+    losses, accuracies = (found.data for found in examiners.loop(*sets))
     return {
-        f"{part}_loss": (outputs - targets).square().sum(-1).mean(1),
-        f"{part}_accuracy": right.double().mean(1),
+        f"{part}_{measure}": values[i]
+        for i, part in enumerate(("train", "test"))
+        for measure, values in (("loss", losses), ("accuracy", accuracies))
     }
 
 

@@ -109,6 +109,7 @@ class Together:
             elif not isinstance(source, int):
                 self._share(i, tensor, "a tensor")
 
+    @torch.no_grad()
     def _stack(self, i: int, places: list[Place]) -> None:
         """Move the members' tensors into one."""
         tensors = [place.tensor() for place in places]
@@ -143,8 +144,11 @@ class Together:
 
     def ready(self) -> bool:
         """Whether the members are as they were; takes tensors back in that were replaced."""
-        if not all(conditions.hold() for conditions in self._conditions):
-            return False
+        return all(conditions.hold() for conditions in self._conditions) and self._take_back()
+
+    @torch.no_grad()
+    def _take_back(self) -> bool:
+        """Move tensors into the stacks that are not there any more; whether they fit."""
         for i, (place, known, part) in enumerate(self._shown):
             tensor = place.tensor()
             if tensor is known and tensor.data_ptr() == part.data_ptr():
@@ -208,7 +212,6 @@ class Together:
         ]
 
 
-@torch.no_grad()
 def _show(tensor: torch.Tensor, part: torch.Tensor) -> None:
     """Make a tensor a view of its part of a stack; it stays the same object, whoever holds it."""
     part.copy_(tensor)
