@@ -56,7 +56,7 @@ class Program:
         self._gradients = None
         self._effects = capture.effects
         if isinstance(self._executable, Native):
-            self._gradients = Gradients(self._executable, gradients.items())
+            self._gradients = Gradients(self._executable, gradients)
             self._effects = [
                 effect
                 for i, effect in enumerate(capture.effects, capture.collected)

@@ -8,7 +8,7 @@ is computed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,10 +53,10 @@ class Gradients:
         leaves: where they gather, by their position among the program's outputs.
     """
 
-    def __init__(self, program: Native, leaves: Iterable[tuple[int, Leaf]]) -> None:
+    def __init__(self, program: Native, leaves: Mapping[int, Leaf]) -> None:
         self._program = program
-        self._positions = [position for position, _ in leaves]
-        self._leaves = [leaf for _, leaf in leaves]
+        self._positions = list(leaves)
+        self._leaves = list(leaves.values())
         self._tensors = [Unseen(program.hold(position)) for position in self._positions]
 
     def take_back(self) -> None:
