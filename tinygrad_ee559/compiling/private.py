@@ -27,12 +27,12 @@ _HEADER = "torch/csrc/inductor/cpp_prefix.h"
 _INCLUDE = f"#include <{_HEADER}>"
 _OPTIONS = {
     "fx_graph_cache": False,
-    # Torch asks this command whether a precompiled header is still right.
-    "cpp_cache_precompile_headers": shutil.which("openssl") is not None,
     "cpp.threads": 1,
     "cpp.max_horizontal_fusion_size": 1_000_000,  # all loops in one function
     "cpp.enable_floating_point_contract_flag": "fast",  # a * b + c in one instruction
 }
+if shutil.which("openssl") is None:  # which torch asks whether a precompiled header is still right
+    _OPTIONS["cpp_cache_precompile_headers"] = False
 #: For long loops, which as many threads share out as torch may use at the time.
 _PARALLEL = {"cpp.threads": 64, "cpp.dynamic_threads": True}
 
