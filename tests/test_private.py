@@ -553,6 +553,18 @@ def test_force_stride_order(compiling_parts):
     assert torch.equal(found, x) and found.stride() == (1, 2), changed("force_stride_order")
 
 
+def test_no_samples_are_compiled_to_know_the_vectors(compiling_parts, monkeypatch):
+    """Which took longer than all else of the first program on a machine."""
+    from torch._inductor import config
+    from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
+
+    compiled = []
+    monkeypatch.setattr(VecISA, "check_build", lambda _isa, code: bool(compiled.append(code)))
+    with config.patch(compiling_parts._MACHINE):
+        assert VecAVX2(), changed("config.cpp.vec_isa_ok")
+    assert compiled == [], changed("config.cpp.vec_isa_ok")
+
+
 def test_kernels_are_one_function_for_a_small_step(compiling_parts):
     def step(w, x, y):
         error = torch.tanh((w * x).sum()) - y

@@ -7,6 +7,7 @@ if that fails, as it may with another release of torch, `artifact` is the way ba
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -25,14 +26,21 @@ empty_strided: Callable[..., torch.Tensor] = torch._C._dynamo.guards._empty_stri
 
 _HEADER = "torch/csrc/inductor/cpp_prefix.h"
 _INCLUDE = f"#include <{_HEADER}>"
+#: What is known of the machine.
+_MACHINE = {}
+if shutil.which("openssl") is None:  # which torch asks whether a precompiled header is still right
+    _MACHINE["cpp_cache_precompile_headers"] = False
+if "TORCHINDUCTOR_VEC_ISA_OK" not in os.environ:
+    # Whether the compiler knows vectors torch would find out with samples, which takes longer than
+    # all else; one that takes torch's headers, which are C++20, does.
+    _MACHINE["cpp.vec_isa_ok"] = True
 _OPTIONS = {
+    **_MACHINE,
     "fx_graph_cache": False,
     "cpp.threads": 1,
     "cpp.max_horizontal_fusion_size": 1_000_000,  # all loops in one function
     "cpp.enable_floating_point_contract_flag": "fast",  # a * b + c in one instruction
 }
-if shutil.which("openssl") is None:  # which torch asks whether a precompiled header is still right
-    _OPTIONS["cpp_cache_precompile_headers"] = False
 #: For long loops, which as many threads share out as torch may use at the time.
 _PARALLEL = {"cpp.threads": 64, "cpp.dynamic_threads": True}
 
@@ -244,7 +252,7 @@ def build(source: str) -> str:
 
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """The graph compiled by Inductor, as a function of its inputs."""
-    from torch._inductor import standalone_compile
+    from torch._inductor import config, standalone_compile
 
-    with torch.no_grad():
+    with config.patch(_MACHINE), torch.no_grad():
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
