@@ -477,12 +477,17 @@ def _propagate(
 
 
 class _Overridden(threading.local):
-    """The rules that stand in for others, in this thread."""
+    """What each thread has for `overridden`."""
 
     rules: Mapping[Rule, Rule] = MappingProxyType({})
 
 
 _overridden = _Overridden()
+
+
+def overridden() -> Mapping[Rule, Rule]:
+    """The rules that stand in for others, in this thread."""
+    return _overridden.rules
 
 
 @contextmanager

@@ -196,7 +196,6 @@ class Tensor:
                 f"{self.node.rule.name}: use tensor.detach().clone()"
             )
         copied: Tensor = _new(type(self))
-        memo[id(self)] = copied
         data = self._data
         copied._data = data.clone() if isinstance(data, torch.Tensor) else data
         copied.node = None
@@ -277,6 +276,11 @@ class Tensor:
                 raise GradientShapeError(
                     f"a gradient of shape {tuple(value.shape)} was assigned to a tensor of shape "
                     f"{tuple(self.shape)}"
+                )
+            if value.dtype is not self.dtype and isinstance(value._data, torch.Tensor):
+                raise GradientDtypeError(
+                    f"a gradient of {value.dtype} was assigned to a tensor of {self.dtype}; "
+                    "convert it"
                 )
         self.node.grad = value
 
@@ -400,6 +404,12 @@ class View(Tensor):
         self.view_of = view_of
         self.node = node
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return lift(self._data, self.node).__deepcopy__(memo)  # with memory of its own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return lift, (self._data, self.node)
+
     @property
     def node(self) -> Any:
         if self._version != self._data._version and not isinstance(self._history, Leaf):
@@ -497,11 +507,13 @@ class _HookHandle:
     def __init__(self, hooks: list[Any], hook: Any) -> None:
         self._hooks = hooks
         self._hook = hook
+        self._is_there = True
 
     def remove(self) -> None:
         """Take the hook away; doing so twice is harmless."""
-        if self._hook in self._hooks:
+        if self._is_there:
             self._hooks.remove(self._hook)
+            self._is_there = False
 
 
 def _count_own_references() -> int:

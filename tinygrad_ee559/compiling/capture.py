@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx
 
 from tinygrad_ee559.compiling.private import DispatchMode
 from tinygrad_ee559.compiling.state import SCALARS, Place, State
-from tinygrad_ee559.errors import CaptureError
+from tinygrad_ee559.errors import CaptureError, MixedGraphError
 from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.tape import Leaf, Node, topological
 from tinygrad_ee559.tensor import Tensor, lift
@@ -146,6 +147,8 @@ class Capture:
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         leaves = tree_flatten((args, kwargs))[0]
+        for leaf in leaves:
+            _check_argument(leaf)
         self.state = State(function, leaves)
         self.missing = {id(leaf) for leaf in self.state.leaves if leaf.grad is None}
         places = self.state.by_tensor()
@@ -200,6 +203,7 @@ class Capture:
                     for effect in self.effects
                 ),
                 f"returns {self.results} in {self.structure}",
+                f"by default {torch.get_default_dtype()}",  # which operators do not name
             ]
         )
 
@@ -237,6 +241,24 @@ class Capture:
             for r in self.results
         ]
         return tree_unflatten(results, self.structure)
+
+
+def _check_argument(value: Any) -> None:
+    """Raise an error that says what else to do, where programs could not know what is given."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise MixedGraphError(
+            f"a compiled function was given a torch.Tensor, of shape {list(value.shape)}, that "
+            "requires gradients of torch's own; wrap it with Tensor(t, requires_grad=True), or "
+            "pass t.detach()"
+        )
+    if isinstance(value, (Tensor, torch.Tensor, *SCALARS)):
+        return
+    if isinstance(value, np.ndarray) or State(value).tensors:
+        raise CaptureError(
+            "a compiled function is given tensors and numbers, in lists, tuples and dicts, and not "
+            f"a {type(value).__name__}; make an array a tensor, and have the function itself hold "
+            "what has tensors, as a closure or a method"
+        )
 
 
 def _by_integers(function: Any, args: Any) -> bool:

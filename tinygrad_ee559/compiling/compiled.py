@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 
 from tinygrad_ee559.compiling.program import Program
 from tinygrad_ee559.compiling.runs import Runs
-from tinygrad_ee559.compiling.streams import as_stack, entry, joined, streams_of
+from tinygrad_ee559.compiling.state import Caller
+from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
 from tinygrad_ee559.private import is_batched, is_watched, tree_flatten
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, lift
 
 
-class Compiled:
+class Compiled(Caller):
     """A function that runs as one program once two runs did the same. `compile` says more."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self.functions = [function]
         self.programs: list[Program] = []
         self._runs = Runs(function)
         self._lock = threading.RLock()
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__doc__ = function.__doc__
 
+    def __get__(self, instance: Any, owner: type | None = None) -> Compiled:
+        """The method of one instance, which is compiled for itself."""
+        if instance is None:
+            return self
+        bound = Compiled(MethodType(self.function, instance))
+        vars(instance)[self.__name__] = bound  # where it is found first from now on
+        return bound
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Compiled, (self.function,)  # programs stay where they are
+
     def __repr__(self) -> str:
         return f"<compiled {self.__name__}, {counted(self.programs)}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = _flat(args, kwargs)
-        if is_watched() or any(map(_is_batched, leaves)):
+        if _must_be_seen(leaves):
             return self.function(*args, **kwargs)  # a program would hide what it does
         with self._lock:
             found = self._program(leaves, structure)
@@ -49,12 +63,16 @@ class Compiled:
         Raises:
             ValueError: the arguments are not as many.
         """
+        args = as_tensors(args)
         streams = [stream.contiguous() for stream in streams_of(args, ("steps",))]
-        structure = _flat(args, {})[1]
+        leaves, structure = _flat(args, {})
+        wrapped = [isinstance(leaf, Tensor) for leaf in leaves]
+        hidden = not _must_be_seen(leaves)
         returned = []
         with self._lock:
             for step in range(len(streams[0])):
-                found = self._program([stream[step] for stream in streams], structure)
+                given = [lift(s[step], None) if w else s[step] for s, w in zip(streams, wrapped)]
+                found = self._program(given, structure) if hidden else None
                 if found is not None and not found[0].carries:
                     program, inputs = found
                     returned.append(program.loop([s[step:] for s in streams], inputs))
@@ -74,12 +92,12 @@ class Compiled:
 
     def _watched(self, args: Any, kwargs: Any, leaves: Sequence[Any], structure: Any) -> Any:
         """Run the function itself, and compile what it did if it did so before."""
-        capture, earlier = self._runs.run(args, kwargs)
+        capture, again = self._runs.run(args, kwargs)
         for program in self.programs:
             if program.text == capture.text and not capture.changes:
                 program.admit(capture, leaves, structure)
                 return capture.returned
-        if earlier is not None:
+        if again:
             self.programs.insert(0, Program(capture, leaves, structure))
         return capture.returned
 
@@ -95,8 +113,11 @@ def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any],
     return args, None
 
 
-def _is_batched(value: Any) -> bool:
-    return is_batched(value._data if isinstance(value, Tensor) else value)
+def _must_be_seen(leaves: Sequence[Any]) -> bool:
+    """Whether somebody watches, from whom a program would hide what it does: a capture, or vmap."""
+    return is_watched() or any(
+        is_batched(leaf._data if isinstance(leaf, Tensor) else leaf) for leaf in leaves
+    )
 
 
 def compile(function: Callable[..., Any]) -> Compiled:

@@ -9,13 +9,18 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.state import SCALARS, Place, State, same
-from tinygrad_ee559.tape import Leaf
+from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor
 
 
 def mode() -> tuple[Any, ...]:
-    """What decides over all that torch does, and may differ from call to call."""
-    return torch.is_grad_enabled(), torch.get_default_dtype()
+    """What decides over all that torch and the tape do, and may differ from call to call."""
+    return (
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        overridden(),
+    )
 
 
 class Look:
@@ -24,10 +29,10 @@ class Look:
     Of anything that is no tensor, the value.
     """
 
-    __slots__ = ("shape", "strides", "dtype", "device", "node", "value")
+    __slots__ = ("shape", "strides", "dtype", "device", "lazy", "kind", "value")
 
     def __init__(self, value: Any) -> None:
-        self.node = value.node.__class__ if isinstance(value, Tensor) else type(None)
+        self.kind = _kind(value)
         raw = value._data if isinstance(value, Tensor) else value
         self.shape: torch.Size | None = None
         self.value = raw
@@ -35,12 +40,13 @@ class Look:
             self.value = None
             self.shape, self.strides = raw.shape, raw.stride()
             self.dtype, self.device = raw.dtype, raw.device
+            self.lazy = raw.is_conj(), raw.is_neg()
 
     def fits(self, value: Any) -> bool:
         """Whether another value looks the same."""
+        if _kind(value) is not self.kind:
+            return False
         if isinstance(value, Tensor):
-            if value.node.__class__ is not self.node:
-                return False
             value = value._data
         if self.shape is None:
             return same(self.value, value)
@@ -50,7 +56,14 @@ class Look:
             and value.dtype is self.dtype
             and value.stride() == self.strides
             and value.device == self.device
+            and (value.is_conj(), value.is_neg()) == self.lazy
+            and not value.requires_grad
         )
+
+
+def _kind(value: Any) -> Any:
+    """A `Tensor` without a history, with one, a leaf, or something else."""
+    return value.node.__class__ if isinstance(value, Tensor) else value.__class__
 
 
 class Conditions:
@@ -79,12 +92,13 @@ class Conditions:
         self._holders = [holder for holder, _, _ in state.sizes]
         self._sizes = [size for _, size, _ in state.sizes]
         # What is compared before each run is prepared, so that it takes few steps of Python.
-        given = [i for i, look in enumerate(self._arguments) if look.node is Leaf]
+        given = [i for i, look in enumerate(self._arguments) if look.kind is Leaf]
         owned = {id(arguments[i].node) for i in given}
         self._leaf_arguments = given
         self._leaves = [leaf for leaf in state.leaves if id(leaf) not in owned]
         leaves = [*self._leaves, *(arguments[i].node for i in given)]
         self._missing = [id(leaf) in missing for leaf in leaves]
+        self._hooks = [leaf.hooks and [*leaf.hooks] for leaf in leaves]
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
         watched = [(p, v) for p, v in [*state.values, *state.wrappers] if p not in replaced]
@@ -118,18 +132,21 @@ class Conditions:
             return False
         if [tensor.node for tensor in self._tensors] != self._nodes:
             return False
-        missing = [leaf.grad is None for leaf in self._leaves]
-        missing += [arguments[i].node.grad is None for i in self._leaf_arguments]
-        if missing != self._missing:
+        leaves = self._leaves
+        if self._leaf_arguments:
+            leaves = [*leaves, *(arguments[i].node for i in self._leaf_arguments)]
+        if [leaf.grad is None for leaf in leaves] != self._missing:
+            return False
+        if [leaf.hooks for leaf in leaves] != self._hooks:
             return False
         try:
             scalars = [holder[key] for holder, key in self._scalar_places]
             return (
                 [*map(len, self._holders)] == self._sizes
-                and scalars == self._scalars
                 and [*map(type, scalars)] == self._types
+                and scalars == self._scalars
                 and [id(holder[key]) for holder, key in self._object_places] == self._identities
-                and [place.number() for place in self._number_places] == self._numbers
+                and all(map(same, [p.number() for p in self._number_places], self._numbers))
                 and all(map(same, [c.cell_contents for c in self._variables], self._contents))
             )
         except (LookupError, ValueError):  # an entry, or a variable's value, is gone

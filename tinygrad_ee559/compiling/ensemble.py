@@ -10,15 +10,17 @@ import torch
 
 from tinygrad_ee559.compiling.compiled import counted
 from tinygrad_ee559.compiling.runs import Runs
-from tinygrad_ee559.compiling.streams import as_stack, entry, joined, streams_of
+from tinygrad_ee559.compiling.state import Caller
+from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
 from tinygrad_ee559.compiling.together import Together
+from tinygrad_ee559.private import is_watched, tree_flatten
 
 
-class Ensemble:
+class Ensemble(Caller):
     """Steps of several members that run together. `ensemble` says more."""
 
     def __init__(self, steps: Sequence[Callable[..., Any]]) -> None:
-        self.steps = list(steps)
+        self.steps = self.functions = list(steps)
         if not self.steps:
             raise ValueError("an ensemble needs at least one step")
         self._runs = Runs(self.steps[0])
@@ -33,7 +35,7 @@ class Ensemble:
 
     def __call__(self, *args: Any) -> Any:
         """One step of every member; arguments and results have a first dimension of members."""
-        return entry(self.loop(*as_stack(args)), 0)
+        return entry(self.loop(*as_stack(as_tensors(args))), 0)
 
     def loop(self, *args: Any) -> Any:
         """Many steps of every member.
@@ -44,7 +46,9 @@ class Ensemble:
         Returns:
             what the steps returned, with the same first two dimensions.
         """
+        args = as_tensors(args)
         streams = streams_of(args, ("steps", "members"))
+        structure = tree_flatten(args)[1]
         steps, members = streams[0].shape[:2]
         if members != len(self):
             raise ValueError(
@@ -54,28 +58,37 @@ class Ensemble:
         returned = []
         with self._lock:
             for step in range(steps):
-                together = self._program([s[step, 0] for s in streams])
+                together = self._program([s[step, 0] for s in streams], structure)
                 if together is not None and together.carries:
                     returned.append(together.loop([s[step : step + 1] for s in streams]))
                 elif together is not None:
                     returned.append(together.loop([s[step:] for s in streams]))
                     break
                 else:
-                    returned.append(self._one_by_one(args, step))
+                    returned.append(self._one_by_one(args, step, structure))
         return joined(returned)
 
-    def _program(self, arguments: list[torch.Tensor]) -> Together | None:
+    def _program(self, arguments: list[torch.Tensor], structure: Any) -> Together | None:
+        """What may run now."""
+        if is_watched():  # by somebody from whom a program would hide what it does
+            return None
         looks = [(a.shape, a.dtype) for a in arguments]
-        return next((t for t in self._together if t.looks == looks and t.ready()), None)
+        for together in self._together:
+            if together.looks == looks and together.structure == structure and together.ready():
+                return together
+        return None
 
-    def _one_by_one(self, args: Any, step: int) -> Any:
+    def _one_by_one(self, args: Any, step: int, structure: Any) -> Any:
         """One step of each member by itself; compiles what the first did if it did so before."""
         arguments = [entry(args, step, i) for i in range(len(self))]
-        capture, earlier = self._runs.run(arguments[0], {})
-        results = [capture.returned]
-        results += [f(*a) for f, a in zip(self.steps[1:], arguments[1:])]
-        if earlier is not None:
-            self._together.append(Together(capture, self.steps))
+        if is_watched():
+            results = [f(*a) for f, a in zip(self.steps, arguments)]
+        else:
+            capture, again = self._runs.run(arguments[0], {})
+            results = [capture.returned]
+            results += [f(*a) for f, a in zip(self.steps[1:], arguments[1:])]
+            if again:
+                self._together.append(Together(capture, self.steps, structure))
         return joined([as_stack(result, 2) for result in results], 1)
 
 

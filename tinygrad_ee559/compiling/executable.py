@@ -51,7 +51,8 @@ def native_program(
         return None
     looks = [f"{t.dtype} {list(t.shape)} {t.stride()}" for t in inputs]
     parallel = torch.get_num_threads() > 1 and lowering.has_large_products(pure)
-    name = cache.key(str(pure.graph), *looks, str(lanes), str(parallel))
+    dtype = str(torch.get_default_dtype())  # to which integers are promoted
+    name = cache.key(str(pure.graph), *looks, dtype, str(lanes), str(parallel))
     program = _loaded(cache.load(name), len(inputs))
     if program is None:
         cache.discard(name)
@@ -88,8 +89,7 @@ def _loaded(found: tuple[str, Any] | None, inputs: int) -> Native | None:
 
 
 def as_it_is(graph: fx.GraphModule) -> Artifact:
-    """The graph operator by operator, for empty tensors: some operators are not defined in terms of
-    simpler ones for these, and there is next to nothing to compute."""
+    """The graph operator by operator, where there is next to nothing to compute."""
     return Artifact(torch.no_grad()(graph.forward))
 
 

@@ -111,15 +111,30 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
                     if declared.alias_info.is_write:
                         changed.add(bases[item])
     found = [i for i, node in enumerate(placeholders) if node in changed]
-    for i in found:
+    pair = overlapping(found, inputs)
+    if pair is not None:
+        one, other = (list(inputs[i].shape) for i in pair)
+        raise CaptureError(
+            f"a tensor of shape {one} is changed in place, and shares memory with another one, of "
+            f"shape {other}, that is used too; reach both through one tensor, or copy one"
+        )
+    return found
+
+
+def overlapping(written: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple[int, int] | None:
+    """An input that is written, and another one that shares memory with it, if there are any."""
+    for i in written:
         for j, other in enumerate(inputs):
             if i != j and _overlap(inputs[i], other):
-                raise CaptureError(
-                    f"a tensor of shape {list(inputs[i].shape)} is changed in place, and shares "
-                    f"memory with another one, of shape {list(other.shape)}, that is used too; "
-                    "reach both through one tensor, or copy one"
-                )
-    return found
+                return i, j
+    return None
+
+
+def is_worth_compiling(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> bool:
+    """Whether anything is computed, and of no empty tensors, for which some operators are not
+    defined in terms of simpler ones."""
+    computes = any(node.op == "call_function" for node in graph.graph.nodes)
+    return computes and all(tensor.numel() for tensor in inputs)
 
 
 def _is_large(a: Any, b: Any) -> bool:
@@ -250,9 +265,7 @@ def _sums(a: Any, b: Any) -> Any:
     if inner <= 4:
         return reduce(torch.add, [a[..., k : k + 1] * b[..., k : k + 1, :] for k in range(inner)])
     count = max(n for n in range(1, ROWS + 1) if rows % n == 0)
-    blocks = [
-        (a[..., i::count, :].unsqueeze(-1) * b.unsqueeze(-3)).sum(-2) for i in range(count)
-    ]
+    blocks = [(a[..., i::count, :].unsqueeze(-1) * b.unsqueeze(-3)).sum(-2) for i in range(count)]
     return blocks[0] if count == 1 else torch.stack(blocks, -2).flatten(-3, -2)
 
 

@@ -170,7 +170,7 @@ class Native:
         """
         threads = torch.get_num_threads()
         self._reserve(min(threads, members or 1))
-        strides = (ctypes.c_int64 * len(self._pointers))
+        strides = ctypes.c_int64 * len(self._pointers)
         member_strides, thread_strides, step_strides = strides(), strides(), {}
         thread_strides[self.inputs :] = [self._room] * len(self.sizes)
         outputs = [

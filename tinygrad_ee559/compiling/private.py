@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -79,6 +80,14 @@ class Kernels(NamedTuple):
 def increment_versions(tensors: Iterable[torch.Tensor]) -> None:
     """Tell who has saved these tensors that they were changed in place."""
     torch.autograd.graph.increment_version(tensors)
+
+
+def lock() -> AbstractContextManager[Any]:
+    """Inside, no other thread traces or compiles, be it for us or for torch.compile: both patch
+    parts of torch meanwhile."""
+    from torch._dynamo.convert_frame import compile_lock
+
+    return compile_lock
 
 
 def declared_arguments(operator: Any) -> Sequence[Any]:

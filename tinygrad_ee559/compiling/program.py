@@ -43,13 +43,12 @@ class Program:
         self._written = lowering.written(capture.graph, capture.inputs)
         self.captured = capture.graph
         self.lowered = capture.graph
-        self._executable: Native | Artifact
-        if all(tensor.numel() for tensor in capture.inputs):
-            self.lowered = lowering.lowered(capture.graph, capture.inputs)
-            native = native_program(self.lowered, capture.inputs)
-            self._executable = native or artifact(self.lowered, capture.inputs)
-        else:
-            self._executable = as_it_is(capture.graph)
+        self._executable: Native | Artifact = as_it_is(capture.graph)
+        if lowering.is_worth_compiling(capture.graph, capture.inputs):
+            with private.lock():
+                self.lowered = lowering.lowered(capture.graph, capture.inputs)
+                native = native_program(self.lowered, capture.inputs)
+                self._executable = native or artifact(self.lowered, capture.inputs)
         self._capture = capture
         gradients = _new_gradients(capture)
         self._renewed = list(gradients.values())
@@ -64,6 +63,8 @@ class Program:
             ]
         self._looks = [Look(t) for t in capture.inputs]
         self._known: list[Any] = list(capture.inputs)
+        self._moving = [i for i, source in enumerate(capture.sources) if source.__class__ is int]
+        self._settle()
         self.carries = capture.carries
 
     @property
@@ -84,6 +85,7 @@ class Program:
         if not any(c.hold(arguments, structure) for c in self.conditions):
             return None
         found: list[torch.Tensor] = []
+        moved = False
         for i, source in enumerate(self._capture.sources):
             if source.__class__ is int:
                 argument = arguments[source]
@@ -94,6 +96,7 @@ class Program:
                     if not self._looks[i].fits(tensor):
                         return None
                     self._known[i] = tensor
+                    moved = True
             elif source.__class__ is Gradient:
                 tensor = arguments[source.argument].node.grad._data
                 if not self._looks[i].fits(tensor):
@@ -103,10 +106,31 @@ class Program:
             found.append(tensor)
         if len(set(map(id, found))) < len(found):  # inputs that were different are the same now
             return None
+        if moved:
+            self._settle()
+        if self._may_overlap(found) and lowering.overlapping(self._written, found):
+            return None
         for i, place in self._capture.shared:
             if place.tensor() is not found[i]:
                 return None
         return found
+
+    def _settle(self) -> None:
+        """Note the memories that arguments must not share: of what is changed, or if these are
+        changed themselves, of all."""
+        moving = set(self._moving)
+        self._some_moving_written = not moving.isdisjoint(self._written)
+        fixed = range(len(self._known)) if self._some_moving_written else self._written
+        self._fixed = {_memory(self._known[i]) for i in fixed if i not in moving}
+
+    def _may_overlap(self, inputs: Sequence[torch.Tensor]) -> bool:
+        """Whether arguments share memory with each other or with anything that counts."""
+        if not self._written:
+            return False
+        memories = [_memory(inputs[i]) for i in self._moving]
+        if self._some_moving_written and len(set(memories)) < len(memories):
+            return True
+        return not self._fixed.isdisjoint(memories)
 
     def run(self, arguments: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns; changes what it changes."""
@@ -154,6 +178,10 @@ class Program:
             else:
                 place, wrapped = effect
                 place.put(value, wrapped)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _new_gradients(capture: Capture) -> dict[int, Leaf]:

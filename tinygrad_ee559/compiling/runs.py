@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
+
 from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.errors import CaptureError
 
@@ -12,6 +14,8 @@ from tinygrad_ee559.errors import CaptureError
 PATIENCE = 4
 #: After so many runs of which no two did the same, users should hear of it.
 MANY = 16
+#: A run is compared with so many before it.
+KEPT = 64
 
 
 class Runs:
@@ -20,11 +24,12 @@ class Runs:
     def __init__(self, function: Any) -> None:
         self.function = function
         self._name = getattr(function, "__name__", type(function).__name__)
-        self._captures: list[Capture] = []
+        #: What runs did of which no other did the same, and tensors that it names by their id.
+        self._alone: dict[str, list[torch.Tensor]] = {}
         self._restless = 0
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Capture, Capture | None]:
-        """Run the function; what it did, and an earlier run in which it did the same.
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Capture, bool]:
+        """Run the function; what it did, and whether an earlier run did the same.
 
         Raises:
             CaptureError: it goes on changing more than tensors.
@@ -32,31 +37,31 @@ class Runs:
         capture = Capture(self.function, args, kwargs)
         if capture.changes:
             self._restless += 1
-            if self._restless == PATIENCE:
+            if self._restless >= PATIENCE:
                 raise CaptureError(
                     f"{self._name} changes more than tensors in every call, and that is not part "
                     f"of a program: {'; '.join(capture.changes[:3])}. Do it outside, or keep it in "
                     "a tensor"
                 )
-            return capture, None
+            return capture, False
         self._restless = 0
-        for earlier in self._captures:
-            if earlier.text == capture.text:
-                self._captures.remove(earlier)
-                return capture, earlier
-        self._captures.append(capture)
-        if len(self._captures) == MANY:
+        if self._alone.pop(capture.text, None) is not None:
+            return capture, True
+        self._alone[capture.text] = [t for t in capture.sources if isinstance(t, torch.Tensor)]
+        if len(self._alone) == MANY:
             warnings.warn(
                 f"{self._name} did something else in each of {MANY} calls, so it was not compiled. "
-                f"{_difference(*self._captures[-2:])}",
+                f"{_difference(*list(self._alone)[-2:])}",
                 stacklevel=4,
             )
-        return capture, None
+        elif len(self._alone) > KEPT:
+            del self._alone[next(iter(self._alone))]
+        return capture, False
 
 
-def _difference(one: Capture, other: Capture) -> str:
+def _difference(one: str, other: str) -> str:
     """Where two runs part."""
-    for a, b in zip(one.text.splitlines(), other.text.splitlines()):
+    for a, b in zip(one.splitlines(), other.splitlines()):
         if a != b:
             return f"The last two part here: {a.strip()}, and then {b.strip()}"
     return "One of the last two did more than the other"

@@ -1,16 +1,20 @@
 """State: what a function keeps between its calls, found by walking from the function itself.
 
 A training step is a closure over a model, an optimizer and perhaps more. `State` looks through all
-that the function can reach in Python: its variables, the fields of objects, lists and dicts. What
-it finds are places. Tensors may be read, changed in place or replaced by a run; anything else is
-constant for a program.
+that the function can reach in Python: its variables, the fields of objects, lists and dicts, and
+the methods that it may call. What it finds are places. Tensors may be read, changed in place or
+replaced by a run; anything else is constant for a program.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
+import sys
+import sysconfig
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +24,14 @@ from tinygrad_ee559.tensor import Tensor, lift
 
 #: Values that are compared; of all others it counts which object they are.
 SCALARS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
+#: Where the modules are that the user has not written himself.
+_INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+
+
+class Caller:
+    """Calls functions; what else it keeps is no state of theirs."""
+
+    functions: Sequence[Callable[..., Any]]
 
 
 class Place:
@@ -93,6 +105,7 @@ class State:
         sizes: the dicts and lists, with their lengths and paths.
         wrappers: the places of `Tensor`s in which gradients gather, with these.
         leaves: where these gather.
+        kinds: what else was found, in order, by path: of functions the code, of objects the class.
         own: so many of the first places of tensors were found without the arguments.
     """
 
@@ -102,8 +115,13 @@ class State:
         self.sizes: list[tuple[Any, int, str]] = []
         self.wrappers: list[tuple[Place, Tensor]] = []
         self.leaves: list[Leaf] = []
+        self.kinds: list[tuple[str, Any]] = []
         self._seen: dict[int, Any] = {}
+        self._classes: dict[type, str] = {}
+        self._called = {"__call__", "forward"}
         self._object(function, getattr(function, "__name__", type(function).__name__))
+        while self._methods():
+            pass
         self.own = len(self.tensors)
         for i, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
@@ -171,6 +189,7 @@ class State:
     def _object(self, value: Any, path: str) -> None:
         if not self._is_new(value):
             return
+        self.kinds.append((path, _kind(value)))
         if isinstance(value, functools.partial):
             self._object(value.func, path)
             self._object(value.args, f"{path}.args")
@@ -180,6 +199,8 @@ class State:
             self._object(value.__func__, path)
         elif isinstance(value, types.FunctionType):
             self._function(value, path)
+        elif isinstance(value, Caller):
+            self._object(value.functions, path)
         elif isinstance(value, dict):
             self._dict(value, path, "[{!r}]")
         elif isinstance(value, (list, tuple)):
@@ -188,6 +209,7 @@ class State:
                 self._visit(item, Place(value, i, f"{path}[{i}]"))
         elif not isinstance(value, (type, types.ModuleType)) and hasattr(value, "__dict__"):
             self._dict(vars(value), path, ".{}")
+            self._classes.setdefault(type(value), path)
 
     def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
         self.sizes.append((fields, len(fields), path))
@@ -208,11 +230,32 @@ class State:
                 continue
         if package == "tinygrad_ee559":  # keeps nothing in global variables
             return
-        for name in _global_names(function.__code__):
+        for name in _names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"):
             if name in function.__globals__:
                 self._visit(function.__globals__[name], Place(function.__globals__, name, name))
-        for default in function.__defaults__ or ():
-            self._object(default, path)
+        self._called.update(_names(function.__code__, "LOAD_ATTR", "LOAD_METHOD"))
+        self._object(function.__defaults__, f"{path}.__defaults__")
+        self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
+
+    def _methods(self) -> bool:
+        """Look at methods that have a name which was called; whether there were new ones."""
+        methods = [
+            (method, f"{path}.{name}")
+            for kind, path in self._classes.items()
+            for base in kind.__mro__
+            if _is_users(base.__module__)
+            for name, method in vars(base).items()
+            if name in self._called
+        ]
+        before = len(self._seen)
+        for method, path in methods:
+            if isinstance(method, property):
+                method = method.fget
+            elif isinstance(method, (classmethod, staticmethod)):
+                method = method.__func__
+            if isinstance(method, types.FunctionType):
+                self._object(method, path)
+        return len(self._seen) > before
 
 
 def same(one: Any, other: Any) -> bool:
@@ -222,9 +265,31 @@ def same(one: Any, other: Any) -> bool:
     return isinstance(one, SCALARS) and type(one) is type(other) and one == other
 
 
-def _global_names(code: types.CodeType) -> Iterator[str]:
-    """The global variables that a function may use, and the functions inside it."""
-    yield from dict.fromkeys(code.co_names)
+def _kind(value: Any) -> Any:
+    """What two objects have in common that do the same: the code, or the class."""
+    if isinstance(value, types.FunctionType):
+        return value.__code__
+    if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+        return value
+    return type(value)
+
+
+@functools.cache
+def _names(code: types.CodeType, *instructions: str) -> tuple[str, ...]:
+    """The names that a function, and the functions inside it, use in such instructions."""
+    names = [i.argval for i in dis.get_instructions(code) if i.opname in instructions]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _global_names(constant)
+            names += _names(constant, *instructions)
+    return tuple(dict.fromkeys(names))
+
+
+@functools.cache
+def _is_users(module: str) -> bool:
+    """Whether a module is neither Python's nor installed nor ours."""
+    if module == "__main__":
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.partition(".")[0] == "tinygrad_ee559":
+        return False
+    return not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)

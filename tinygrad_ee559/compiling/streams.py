@@ -11,19 +11,25 @@ from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.tensor import Tensor, lift
 
 
+def as_tensors(args: Any) -> Any:
+    """The arguments, however nested, with tensors for arrays and numbers."""
+    return tree_map(
+        lambda a: a if isinstance(a, (Tensor, torch.Tensor)) else torch.as_tensor(a), args
+    )
+
+
 def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
     """The torch tensors among the arguments.
 
     Args:
-        args: the arguments, however nested.
+        args: tensors, however nested.
         lead: what the first dimensions stand for, which have to be alike.
 
     Raises:
         ValueError: they are not.
     """
     streams = [
-        leaf.as_torch() if isinstance(leaf, Tensor) else torch.as_tensor(leaf)
-        for leaf in tree_flatten(args)[0]
+        leaf.as_torch() if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(args)[0]
     ]
     leads = {tuple(stream.shape[: len(lead)]) for stream in streams}
     if len(leads) != 1 or len(leads.pop()) != len(lead):

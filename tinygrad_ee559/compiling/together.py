@@ -7,6 +7,7 @@ model like any other, to be evaluated, saved or trained alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -31,10 +32,13 @@ class Together:
 
     Attributes:
         looks: shape and dtype of each argument of one member.
+        structure: how the arguments are nested.
         carries: whether a step replaces what the next one begins with.
     """
 
-    def __init__(self, capture: Capture, steps: Sequence[Callable[..., Any]]) -> None:
+    def __init__(
+        self, capture: Capture, steps: Sequence[Callable[..., Any]], structure: Any
+    ) -> None:
         if any(isinstance(effect, int) for effect in capture.effects):
             raise CaptureError("the arguments of an ensemble's steps cannot require gradients")
         self._capture = capture
@@ -42,13 +46,15 @@ class Together:
         for i, state in enumerate(states):
             _check_alike(states[0], state, i)
         self.carries = capture.carries
+        self.structure = structure
         self.looks = [
             (t.shape, t.dtype)
             for s, t in zip(capture.sources, capture.inputs)
             if isinstance(s, int)
         ]
         self._written = set(lowering.written(capture.graph, capture.inputs))
-        self._compile(len(steps))
+        with private.lock():
+            self._compile(len(steps))
         self._find(states)
 
     # -------------------------------------------------------------- compilation
@@ -218,6 +224,13 @@ def _show(tensor: torch.Tensor, part: torch.Tensor) -> None:
     tensor.set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
 
 
+def _in_words(kind: Any) -> str:
+    """A class, or the code of a function."""
+    if isinstance(kind, CodeType):
+        return f"{kind.co_name} of {kind.co_filename}, line {kind.co_firstlineno},"
+    return str(getattr(kind, "__name__", kind))
+
+
 def _check_alike(first: State, other: State, member: int) -> None:
     """Raise an error that names where two members differ in more than the values of tensors."""
     values = [(p, v) for p, v in first.values if isinstance(v, SCALARS)]
@@ -229,6 +242,12 @@ def _check_alike(first: State, other: State, member: int) -> None:
                 f"the members of an ensemble may differ in tensors only: {place} is {otherwise!r} "
                 f"in member {member}, and {value!r} in the first"
                 f"{advice if isinstance(otherwise, float) else ''}"
+            )
+    for (_, kind), (path, differing) in zip(first.kinds, other.kinds):
+        if kind != differing:
+            raise CaptureError(
+                f"the members of an ensemble may differ in tensors only: {path} is "
+                f"{_in_words(differing)} in member {member}, and {_in_words(kind)} in the first"
             )
     if len(values) != len(others) or len(first.tensors) != len(other.tensors):
         raise CaptureError(

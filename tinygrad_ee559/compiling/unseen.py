@@ -15,7 +15,7 @@ import torch
 
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.tape import Leaf
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, lift
 
 _references = sys.getrefcount
 
@@ -33,6 +33,12 @@ class Unseen(Tensor):
         self.value: Any = value
         self.seen = False
         self.node = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return lift(self._data, None).__deepcopy__(memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return lift, (self._data, None)
 
     @property
     def _data(self) -> Any:

@@ -95,7 +95,8 @@ class Optimizer:
                 if set_to_none:
                     leaf.grad = None
                 elif leaf.grad is not None:
-                    leaf.grad = Tensor(torch.zeros_like(p.as_torch()))
+                    data = p._data
+                    leaf.grad = Tensor(torch.zeros_like(data) if leaf.shape is not None else 0.0)
 
     def step(self) -> None:
         """Update all parameters that have a gradient, in place."""
