@@ -1,15 +1,41 @@
 """What the tests of compilation share: models with their steps, and a quick stand-in for g++."""
 
 import importlib
+from contextlib import contextmanager
 
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import fx
 
 from tinygrad_ee559 import nn, optim
 from tinygrad_ee559.compiling import lowering
 from tinygrad_ee559.compiling.executable import Artifact
 from tinygrad_ee559.compiling.native import Native
+
+
+@contextmanager
+def threads(count):
+    """Inside, torch may use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def laid_out(matrix, layout):
+    """The same matrix, or batch of matrices, otherwise in memory."""
+    if layout == "columns":
+        return matrix.mT.contiguous().mT
+    if layout == "strided":
+        return torch.stack([matrix, matrix], -1).flatten(-2)[..., ::2]
+    return matrix
+
+
+#: What `laid_out` knows.
+LAYOUTS = st.sampled_from(["rows", "columns", "strided"])
 
 
 class Training:

@@ -217,6 +217,16 @@ def test_hooks_see_and_change_gradients():
     assert x.grad.tolist() == [31 + 4, 31 + 4]
 
 
+def test_a_hook_that_is_there_twice_is_taken_away_once():
+    x = leaf(1.0)
+    double = lambda g: g * 2  # noqa: E731
+    handle, _ = x.register_hook(double), x.register_hook(double)
+    handle.remove()
+    handle.remove()
+    x.sum().backward()
+    assert x.grad.tolist() == [2]
+
+
 def test_a_hook_must_keep_the_shape():
     x = leaf(1.0, 2.0)
     x.register_hook(lambda g: g.sum())

@@ -2,10 +2,11 @@
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from steps import Training, close, data, interpreted, own_cache, same_training
+from steps import Training, close, data, interpreted, own_cache, same_training, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors, nn
@@ -120,12 +121,17 @@ def test_learning_rates_of_members_in_tensors(batch):
     assert len(pair.ensemble._together) == 1
 
 
-def test_large_products_are_not_done_in_lanes():
-    layers = lambda: nn.Linear(3, 400), nn.Tanh, lambda: nn.Linear(400, 2)  # noqa: E731
-    pair = Ensembles.of(2, *layers)
-    pair.loop(*data(5, 2, batch=300))
-    pair.loop(*data(2, 2, batch=300))
-    assert isinstance(pair.together._executable, Native)
+def test_large_products_are_not_done_in_lanes(monkeypatch):
+    monkeypatch.setattr(
+        importlib.import_module("tinygrad_ee559.compiling.together"), "CACHE", 2**40
+    )
+    for width, lanes in ((20, LANES), (400, 1)):
+        layers = lambda: nn.Linear(3, width), nn.Tanh, lambda: nn.Linear(width, 2)  # noqa: E731, B023
+        pair = Ensembles.of(2, *layers)
+        pair.loop(*data(5, 2, batch=300))
+        pair.loop(*data(2, 2, batch=300))
+        assert isinstance(pair.together._executable, Native)
+        assert pair.together._layout.lanes == lanes
 
 
 def test_convolutions_take_the_ordinary_path():
@@ -143,13 +149,10 @@ def test_convolutions_take_the_ordinary_path():
 
 
 def test_threads_do_not_change_the_numbers():
-    def losses(threads):
-        torch.set_num_threads(threads)
-        try:
+    def losses(count):
+        with threads(count):
             pair = Ensembles.of(40, momentum=0.9)
             return [pair.ensemble.loop(*data(n, 40, batch=1, seed=n)).data for n in (4, 30)]
-        finally:
-            torch.set_num_threads(1)
 
     for one, two in zip(losses(1), losses(2), strict=True):
         assert torch.equal(one, two)
@@ -249,10 +252,7 @@ def test_state_that_every_step_replaces(interpreted):
     assert ensemble._together
 
 
-def test_dropout_differs_between_members(monkeypatch, interpreted):
-    monkeypatch.setattr(
-        importlib.import_module("tinygrad_ee559.compiling.together"), "CACHE", 2**20
-    )
+def test_dropout_differs_between_members(interpreted):
     model = nn.Linear(3, 50)
 
     def member():
@@ -315,6 +315,41 @@ def test_members_have_to_be_alike(interpreted, layers):
     ensemble = tg.ensemble([Training().step, Training(linear[0], nn.Tanh, *linear[1:]).step])
     with pytest.raises(errors.CaptureError, match="out_features is [89] in member 1, and [82] in"):
         ensemble.loop(*data(4, 2))
+
+
+def test_members_have_to_do_the_same(interpreted):
+    def member(layer):
+        model = nn.Sequential(nn.Linear(2, 2), layer)
+        return lambda x: model(x).detach()
+
+    def applying(function):
+        return lambda x: function(x)
+
+    cases = [
+        ([member(nn.ReLU()), member(nn.Tanh())], r"layers\[1\] is Tanh in member 1, and ReLU in"),
+        ([lambda x: x * 2, lambda x: x * 3], "lambda> of .*in member 1"),
+        ([applying(torch.sin), applying(torch.cos)], "function is cos in member 1, and sin in"),
+        ([lambda x, k=k: x * k for k in (2.0, 3.0)], r"defaults__\[0\] is 3.0 .* torch.tensor\(3"),
+    ]
+    for steps, message in cases:
+        with pytest.raises(errors.CaptureError, match=message):
+            tg.ensemble(steps).loop(torch.ones(4, 2, 1, 2))
+
+
+def test_how_arguments_are_nested_matters_here_too(interpreted):
+    ensemble = tg.ensemble([lambda d: d["p"] - d["q"]] * 2)
+    p, q = torch.full((2, 1), 3.0), torch.ones(2, 1)
+    for _ in range(3):
+        assert ensemble({"p": p, "q": q}).tolist() == [[2], [2]]
+    for _ in range(3):
+        assert ensemble({"q": p, "p": q}).tolist() == [[-2], [-2]]
+    assert len(ensemble._together) == 2
+
+
+def test_arrays(interpreted):
+    ensemble = tg.ensemble([lambda x: x * 2] * 2)
+    assert ensemble.loop(np.ones((4, 2, 3))).tolist() == np.full((4, 2, 3), 2).tolist()
+    assert ensemble(np.ones((2, 3))).tolist() == np.full((2, 3), 2).tolist()
 
 
 def test_shapes_and_numbers_of_tensors_have_to_be_alike(interpreted):

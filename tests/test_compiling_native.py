@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import Training, close, data, own_cache
+from steps import LAYOUTS, Training, close, data, laid_out, own_cache
 from torch import fx
 
 import tinygrad_ee559 as tg
@@ -42,18 +42,6 @@ def random(*shape, dtype=torch.float64, seed=0):
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 10, 11, 16, 20])
 INNER = SIZES | st.just(150)
-
-
-def laid_out(matrix, layout):
-    """The same matrix, otherwise in memory."""
-    if layout == "transposed":
-        return matrix.mT.contiguous().mT
-    if layout == "strided":
-        return torch.stack([matrix, matrix], -1).flatten(-2)[..., ::2]
-    return matrix
-
-
-LAYOUTS = st.sampled_from(["rows", "transposed", "strided"])
 
 
 @settings(max_examples=60, derandomize=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import Training, own_cache, same_training
+from steps import LAYOUTS, Training, laid_out, own_cache, same_training, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import nn
@@ -32,40 +32,30 @@ def library(request):
     return ctypes.CDLL(private.build(text))
 
 
-def product(library, a, b, threads=1):
+def product(library, a, b, count=1):
     c = torch.full((a.shape[0], b.shape[1]), torch.nan, dtype=a.dtype)
     sizes = (ctypes.c_int64 * 7)(*a.stride(), *b.stride(), *a.shape, b.shape[1])
     run = getattr(library, f"{private.PRODUCT_TYPES[a.dtype]}_product")
-    run(*(ctypes.c_void_p(t.data_ptr()) for t in (a, b, c)), sizes, threads)
+    run(*(ctypes.c_void_p(t.data_ptr()) for t in (a, b, c)), sizes, count)
     return c
-
-
-def laid_out(matrix, layout):
-    """The same matrix, otherwise in memory."""
-    if layout == "columns":
-        return matrix.t().contiguous().t()
-    if layout == "strided":
-        return torch.stack([matrix, matrix], -1).flatten(-2)[:, ::2]
-    return matrix
 
 
 SIZES = st.sampled_from([1, 2, 3, 7, 8, 10, 16, 17, 31, 33, 48, 49, 100, 129, 200])
 INNER = SIZES | st.sampled_from([513, 784, 1100])
-LAYOUTS = st.sampled_from(["rows", "columns", "strided"])
 
 
 @settings(max_examples=150, derandomize=True)
 @given(
     rows=SIZES, inner=INNER, columns=SIZES, layouts=st.tuples(LAYOUTS, LAYOUTS),
-    dtype=st.sampled_from(list(EXACT)), threads=st.sampled_from([1, 2, 3]),
+    dtype=st.sampled_from(list(EXACT)), count=st.sampled_from([1, 2, 3]),
 )  # fmt: skip
-def test_products(library, rows, inner, columns, layouts, dtype, threads):
+def test_products(library, rows, inner, columns, layouts, dtype, count):
     generator = torch.Generator().manual_seed(rows * inner + columns)
     a = laid_out(torch.randn(rows, inner, generator=generator, dtype=dtype), layouts[0])
     b = laid_out(torch.randn(inner, columns, generator=generator, dtype=dtype), layouts[1])
     expected = a.double() @ b.double()
     scale = a.double().abs() @ b.double().abs()
-    off = (product(library, a, b, threads).double() - expected).abs() / scale
+    off = (product(library, a, b, count).double() - expected).abs() / scale
     assert off.max() < EXACT[dtype], (off.max(), rows, inner, columns, layouts)
 
 
@@ -78,15 +68,13 @@ def test_what_is_not_finite_stays_where_it_is(library):
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def one_or_two_threads(request):
+    with threads(request.param):
+        yield
 
 
 @pytest.mark.parametrize("dtype", list(EXACT))
-def test_steps_with_large_products(dtype, threads):
+def test_steps_with_large_products(dtype, one_or_two_threads):
     """The first layer's products are large, the second one's are written out in loops."""
     layers = (lambda: nn.Linear(300, 40), nn.Tanh, lambda: nn.Linear(40, 3))
     ours, theirs = (Training(*layers, dtype=dtype, momentum=0.9) for _ in range(2))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import Training, close, data, own_cache, same_training
+from steps import Training, close, data, own_cache, same_training, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559.compiling.unseen import Unseen
@@ -152,6 +152,5 @@ def test_scratch_memory_for_more_threads_does_not_move_what_is_held(two_threads)
 
 @pytest.fixture
 def two_threads():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
+    with threads(2):
+        yield

@@ -97,6 +97,8 @@ def test_assigned_gradients_are_checked():
     x = tensor(2)
     with pytest.raises(errors.GradientShapeError, match=r"\(3,\).*\(2,\)"):
         x.grad = torch.ones(3)
+    with pytest.raises(errors.GradientDtypeError, match="torch.int64 .* torch.float32; convert"):
+        x.grad = torch.ones(2, dtype=torch.int64)
     with pytest.raises(errors.NotDifferentiableError):
         tg.Tensor([1.0]).grad = torch.ones(1)
     x.grad = torch.ones(2)

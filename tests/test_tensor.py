@@ -1,6 +1,7 @@
 """A `Tensor` as a value: what it is made of, how it prints, how it mixes with others."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -164,6 +165,15 @@ def test_deepcopy_of_a_leaf():
     assert x.tolist() == [1, 2]
     with pytest.raises(tg.errors.NotDifferentiableError, match=r"detach\(\)\.clone"):
         copy.deepcopy(x * x)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_of_views_have_memory_of_their_own(copied):
+    x = tg.Tensor([1.0, 2.0, 3.0])
+    y = copied(x[:2])
+    y.add_(1)
+    assert y.tolist() == [2, 3] and x.tolist() == [1, 2, 3]
+    assert type(y) is tg.Tensor
 
 
 def test_in_place_changes_outside_recording():
