@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +30,21 @@ _LIBRARIES = (Path(__file__).parent.parent, Path(torch.__file__).parent)
 #: Make a tensor of Python numbers, which are constants of the program.
 _CONSTANTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)
 _ON_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+#: What operators may be given that graphs cannot have.
+_OBJECTS = (torch.Generator, torch.ScriptObject, torch.UntypedStorage)
+#: Make a tensor of numbers, or of tensors with one element, whose values they read.
+_FILLING = {
+    torch.tensor: "torch.tensor",
+    torch.as_tensor: "torch.as_tensor",
+    torch.asarray: "torch.asarray",
+    torch.Tensor.new_tensor: "new_tensor",
+}
 #: Read a tensor's memory without an operator.
 _READING = {
     torch.Tensor.tolist: "tolist",
     torch.Tensor.numpy: "numpy",
     torch.Tensor.__array__: "numpy",
+    torch.Tensor.__dlpack__: "dlpack",
     torch.Tensor.__repr__: "print or repr",
     torch.Tensor.__format__: "print or format",
 }
@@ -47,6 +58,8 @@ class _NoReading(torch.overrides.TorchFunctionMode):
     ) -> Any:
         if function in _READING:
             raise _asks_for_values(_READING[function])
+        if function in _FILLING and any(map(_holds_tensors, args)):
+            raise _asks_for_values(f"{_FILLING[function]} of a list; torch.stack needs none")
         return function(*args, **(kwargs or {}))
 
 
@@ -94,8 +107,27 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
 
-    def _node_or_value(self, value: Any) -> Any:
-        return self.node_of(value) if isinstance(value, torch.Tensor) else value
+    def _call(self, function: Any, args: Any, kwargs: Any) -> fx.Node:
+        node = self.graph.call_function(function, args, kwargs)
+        self._first = self._first or node
+        return node
+
+    def _copied(self, constant: torch.Tensor) -> torch.Tensor:
+        """A constant, of which each run gets a new copy: it may change it, or hand it out."""
+        kept = constant.clone()
+        self.constants.add(id(kept))
+        self._know(constant, self._call(aten.clone.default, (self.node_of(kept),), {}))
+        return constant
+
+    def _node_or_value(self, function: Any, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.node_of(value)
+        if isinstance(value, _OBJECTS):
+            raise CaptureError(
+                f"{_place_of_user()}{function.name()} is given a {type(value).__name__}, which "
+                "cannot be part of a program; do this outside of the compiled function"
+            )
+        return value
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -105,15 +137,13 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         if not _ON_VALUES.isdisjoint(function.tags) and not _by_integers(function, args):
             raise _asks_for_values(function.name())
+        if function.namespace == "profiler":  # computes nothing
+            return function(*args, **kwargs)
         if function in _CONSTANTS and id(args[0]) not in self._nodes:
-            out = function(*args, **kwargs)
-            self.constants.add(id(out))
-            self._alive.append(out)
-            return out
-        given, named = tree_map(self._node_or_value, (args, kwargs))
+            return self._copied(function(*args, **kwargs))
+        given, named = tree_map(partial(self._node_or_value, function), (args, kwargs))
         out = function(*args, **kwargs)
-        node = self.graph.call_function(function, given, named)
-        self._first = self._first or node
+        node = self._call(function, given, named)
         if isinstance(out, torch.Tensor):
             if id(out) not in self._nodes:  # else it was changed in place
                 self._know(out, node)
@@ -137,7 +167,9 @@ class Capture:
         returned: what the function returned.
         effects: where the last outputs were left: a place and whether they are wrapped there, or
             the number of the argument whose gradient they are.
-        replaced: the places among these.
+        moves: where inputs were left as they are: a place, whether wrapped, and the input's number,
+            or None where a tensor was taken away.
+        replaced: the places in which something else was left.
         carries: whether one of them is a source, so that the next run begins with something else.
         missing: the ids of the leaves that had no gradient before the run.
         changes: what else has changed, in words.
@@ -168,13 +200,20 @@ class Capture:
         outputs = self._results(recorder)
         self.collected = len(outputs)
         self.effects: list[tuple[Place, bool] | int] = []
+        moved: list[tuple[Place, bool, torch.Tensor | None]] = []
+        before = dict(zip(self.state.tensors, alive))
         for place in after.tensors:
             value = place.tensor()
+            wrapped = isinstance(place.get(), Tensor)
             if value is not None and recorder.made(value):
-                wrapped = isinstance(place.get(), Tensor)
                 self.effects.append(owners.get(id(place.holder), (place, wrapped)))
                 outputs.append(recorder.node_of(value))
+            elif before.get(place, value) is not value and id(place.holder) not in owners:
+                moved.append((place, wrapped, value))
+                if value is not None:
+                    recorder.node_of(value)
         self.replaced = {effect[0] for effect in self.effects if isinstance(effect, tuple)}
+        self.replaced |= {place for place, _, _ in moved}
         recorder.graph.output(tuple(outputs))
         self.graph = fx.GraphModule({}, recorder.graph)
         self.inputs = recorder.inputs
@@ -185,6 +224,10 @@ class Capture:
                 source = Gradient(owners[id(source.holder)])
             self.sources.append(source)
         numbers = {id(tensor): i for i, tensor in enumerate(self.inputs)}
+        self.moves = [
+            (place, wrapped, None if value is None else numbers[id(value)])
+            for place, wrapped, value in moved
+        ]
         places_read = [source for source in self.sources if isinstance(source, Place)]
         self.carries = any(place in self.replaced for place in places_read)
         self.shared = [
@@ -202,6 +245,7 @@ class Capture:
                     else f"gradient of argument {effect}"
                     for effect in self.effects
                 ),
+                *(f"{place} of {id(place.holder)} gets input {i}" for place, _, i in self.moves),
                 f"returns {self.results} in {self.structure}",
                 f"by default {torch.get_default_dtype()}",  # which operators do not name
             ]
@@ -215,7 +259,7 @@ class Capture:
         for result in results:
             raw = result._data if isinstance(result, Tensor) else result
             if isinstance(raw, torch.Tensor):
-                if isinstance(result, Tensor) and _can_go_backward(result):
+                if raw.requires_grad or isinstance(result, Tensor) and _can_go_backward(result):
                     raise CaptureError(
                         "a compiled function returned a tensor that still has a history, which "
                         "programs do not keep; call backward() inside the function, or return "
@@ -261,6 +305,12 @@ def _check_argument(value: Any) -> None:
         )
 
 
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(
+        isinstance(item, (Tensor, torch.Tensor)) or _holds_tensors(item) for item in value
+    )
+
+
 def _by_integers(function: Any, args: Any) -> bool:
     """Whether a tensor is indexed by integers, so that the shape is known; by masks it is not."""
     if function is not aten.index.Tensor:
@@ -286,20 +336,27 @@ def _can_go_backward(result: Tensor) -> bool:
     """Whether gradients can be asked of a result: something saved for that is still there."""
     if result.node is None or isinstance(result.node, Leaf):
         return False
-    nodes = topological([result.node])
-    return any(isinstance(n, Node) and n.plan.keeps and n.saved is not None for n in nodes)
+    keeping = [n for n in topological([result.node]) if isinstance(n, Node) and n.plan.keeps]
+    if keeping:
+        return any(node.saved is not None for node in keeping)
+    return not hasattr(result.node, "flow")  # which a backward pass leaves in a result
 
 
-def _asks_for_values(name: str) -> CaptureError:
-    """Says where in the user's code the value of a tensor is asked for."""
+def _place_of_user() -> str:
+    """Where in the user's code this is."""
     frame: Any = sys._getframe()
     while frame is not None and any(
         library in Path(frame.f_code.co_filename).parents for library in _LIBRARIES
     ):
         frame = frame.f_back
-    where = "" if frame is None else f"{frame.f_code.co_filename}, line {frame.f_lineno}: "
+    return "" if frame is None else f"{frame.f_code.co_filename}, line {frame.f_lineno}: "
+
+
+def _asks_for_values(name: str) -> CaptureError:
+    """Says where in the user's code the value of a tensor is asked for."""
     return CaptureError(
-        f"{where}the value of a tensor is needed here (by {name}), and a compiled "
+        f"{_place_of_user()}the value of a tensor is needed here (by {name}), and a compiled "
         "function has to do the same whatever the values are; use torch.where in place of an `if`, "
-        "return tensors in place of numbers and read them outside"
+        "return tensors in place of numbers and read them outside, and make tensors of numbers "
+        "that gather gradients"
     )

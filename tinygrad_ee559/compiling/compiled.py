@@ -64,18 +64,23 @@ class Compiled(Caller):
             ValueError: the arguments are not as many.
         """
         args = as_tensors(args)
-        streams = [stream.contiguous() for stream in streams_of(args, ("steps",))]
+        given = streams_of(args, ("steps",))
+        streams = [stream.contiguous() for stream in given]
         leaves, structure = _flat(args, {})
         wrapped = [isinstance(leaf, Tensor) for leaf in leaves]
         hidden = not _must_be_seen(leaves)
         returned = []
         with self._lock:
             for step in range(len(streams[0])):
-                given = [lift(s[step], None) if w else s[step] for s, w in zip(streams, wrapped)]
-                found = self._program(given, structure) if hidden else None
+                now = [lift(s[step], None) if w else s[step] for s, w in zip(streams, wrapped)]
+                found = self._program(now, structure) if hidden else None
                 if found is not None and not found[0].carries:
                     program, inputs = found
-                    returned.append(program.loop([s[step:] for s in streams], inputs))
+                    rest = [stream[step:] for stream in streams]
+                    returned.append(program.loop(rest, inputs))
+                    for original, copy in zip(given, rest):
+                        if copy._version and copy.data_ptr() != original[step:].data_ptr():
+                            original[step:].copy_(copy)  # which was changed in place
                     break
                 returned.append(joined([as_stack(self(*entry(args, step)))]))  # a copy
         return joined(returned)

@@ -10,6 +10,7 @@ the same memory is meant.
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from typing import Any, NamedTuple
 import torch
 
 from tinygrad_ee559.compiling.private import Kernels, empty_strided
-from tinygrad_ee559.errors import CompilerError
+from tinygrad_ee559.errors import CompilerError, operand_error
 
 _ALIGNMENT = 64
 PRODUCT = Path(__file__).parent / "product.h"
 _DRIVER = """
+extern "C" {{ char failure[200]; }}
+
 extern "C" int run(char* const* memories, const int64_t* member_strides,
                    const int64_t* thread_strides, const int64_t* moving,
                    const int64_t* step_strides, int64_t moving_count, int64_t steps,
@@ -38,7 +41,8 @@ extern "C" int run(char* const* memories, const int64_t* member_strides,
                 {calls}
                 for (int64_t j = 0; j < moving_count; ++j) m[moving[j]] += step_strides[j];
             }}
-        }} catch (...) {{
+        }} catch (const std::exception& error) {{
+            std::snprintf(failure, sizeof failure, "%s", error.what());
             failed = 1;
         }}
     }};
@@ -92,7 +96,9 @@ class Native:
     def __init__(
         self, library: str, inputs: int, sizes: Sequence[int], outputs: Sequence[Output]
     ) -> None:
-        self._run = ctypes.CDLL(library).run
+        loaded = ctypes.CDLL(library)
+        self._failure = (ctypes.c_char * 200).in_dll(loaded, "failure")
+        self._run = loaded.run
         self._run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
         self.inputs = inputs
         self.sizes = sizes
@@ -144,7 +150,7 @@ class Native:
             self._point(layout, output)
         none = self._no_strides
         if self._run(pointers, none, none, none, none, 0, 1, 1, torch.get_num_threads()):
-            _raise_failed()
+            raise self._error()
         return outputs
 
     def loop(
@@ -201,10 +207,24 @@ class Native:
                 pointers, member_strides, thread_strides, *along, count, members or 1, threads
             )
             if failed:
-                _raise_failed()
+                raise self._error()
             for memory, stride in step_strides.items():
                 pointers[memory] += count * stride
         return outputs
+
+    def _error(self) -> Exception:
+        """What has failed: an index, or a division of integers."""
+        reason = self._failure.value.decode(errors="replace").splitlines()[0]
+        bounds = re.search(r"out of bounds: .* < (\d+)", reason)
+        if bounds is not None:
+            return operand_error(
+                IndexError(),
+                f"an index or a label in a compiled step is not below {bounds[1]}; call the "
+                "function itself, which is the attribute `function`, to see where",
+            )
+        if "ZeroDivision" in reason:
+            reason = "an integer was divided by zero"
+        return CompilerError(f"the compiled step failed: {reason}")
 
 
 def _portions(steps: int) -> Iterator[int]:
@@ -226,7 +246,3 @@ def _stack(layout: Output, lead: Sequence[int]) -> torch.Tensor:
         strides.insert(0, reach)
         reach *= n
     return empty_strided((*lead, *layout.shape), (*strides, *layout.strides), layout.dtype)
-
-
-def _raise_failed() -> None:
-    raise CompilerError("the compiled step failed: an integer was divided by zero")

@@ -7,6 +7,7 @@ take turns on the same model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, lift
 
+#: After so many runs that did the same and had to be watched, users should hear of it.
+MANY = 32
 #: Of so many runs that did what a program does, the conditions are known.
 KEPT = 8
 
@@ -38,6 +41,8 @@ class Program:
 
     def __init__(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         self.conditions: list[Conditions] = []
+        self._admitted = 0
+        self._state = capture.state
         self.admit(capture, arguments, structure)
         self.text = capture.text
         self._written = lowering.written(capture.graph, capture.inputs)
@@ -63,6 +68,7 @@ class Program:
             ]
         self._looks = [Look(t) for t in capture.inputs]
         self._known: list[Any] = list(capture.inputs)
+        self._starts = [tensor.data_ptr() for tensor in capture.inputs]
         self._moving = [i for i, source in enumerate(capture.sources) if source.__class__ is int]
         self._settle()
         self.carries = capture.carries
@@ -74,6 +80,16 @@ class Program:
 
     def admit(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         """Another run did the same, so the program is right under its conditions too."""
+        self._admitted += 1
+        if self._admitted == MANY:
+            changed = self._state.changes(capture.state) or ["something that it is given"]
+            warnings.warn(
+                f"the compiled function did the same in {MANY} calls and still had to be watched, "
+                f"as what it may depend on was another each time: {'; '.join(changed[:3])}. Have "
+                "it out of the function's reach, or in a tensor",
+                stacklevel=4,
+            )
+        self._state = capture.state
         conditions = Conditions(
             capture.state, capture.replaced, capture.missing, arguments, structure
         )
@@ -92,10 +108,13 @@ class Program:
                 tensor = argument._data if isinstance(argument, Tensor) else argument
             elif source.__class__ is Place:
                 tensor = source.tensor()
-                if tensor is not self._known[i]:
+                if tensor is None:
+                    return None
+                if tensor is not self._known[i] or tensor.data_ptr() != self._starts[i]:
                     if not self._looks[i].fits(tensor):
                         return None
                     self._known[i] = tensor
+                    self._starts[i] = tensor.data_ptr()
                     moved = True
             elif source.__class__ is Gradient:
                 tensor = arguments[source.argument].node.grad._data
@@ -152,15 +171,13 @@ class Program:
             streams: the arguments of all steps, with a first dimension of steps.
             inputs: what the program computes with, for one step.
         """
-        given = list(inputs)
-        moving = []
-        for i, source in enumerate(self._capture.sources):
-            if source.__class__ is int:
-                moving.append(i)
-                given[i] = streams[source]
+        given, last = list(inputs), list(inputs)
+        for i in self._moving:
+            given[i] = streams[self._capture.sources[i]]
+            last[i] = given[i][-1]
         steps = len(streams[0])
-        outputs = self._executable.loop(given, steps, moving, self._capture.collected)
-        self._leave(self._capture.effects, (), inputs, outputs)
+        outputs = self._executable.loop(given, steps, self._moving, self._capture.collected)
+        self._leave(self._capture.effects, (), last, outputs)
         return self._capture.assembled(outputs)
 
     def _leave(
@@ -178,6 +195,8 @@ class Program:
             else:
                 place, wrapped = effect
                 place.put(value, wrapped)
+        for place, wrapped, i in self._capture.moves:
+            place.put(None if i is None else inputs[i], wrapped)
 
 
 def _memory(tensor: torch.Tensor) -> int:

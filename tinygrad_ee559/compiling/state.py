@@ -83,11 +83,11 @@ class Place:
         value = self.get()
         return value._data if isinstance(value, Tensor) else value
 
-    def put(self, value: torch.Tensor, wrapped: bool) -> None:
-        """Put another tensor there, wrapped as a `Tensor` or not."""
+    def put(self, value: torch.Tensor | None, wrapped: bool) -> None:
+        """Put another tensor there, wrapped as a `Tensor` or not, or None."""
         holder = self.holder
         if holder.__class__ is Leaf:
-            holder.grad = lift(value, None)
+            holder.grad = None if value is None else lift(value, None)
         elif isinstance(holder, Tensor):
             holder.data = value
         elif isinstance(holder, types.CellType):

@@ -47,7 +47,9 @@ def entry(args: Any, *index: int) -> Any:
     """The part of stacked arguments that one call gets."""
 
     def part(value: Any) -> Any:
-        return lift(value._data[index], None) if isinstance(value, Tensor) else value[index]
+        if isinstance(value, Tensor):
+            return lift(value._data[index], None)
+        return value[index] if isinstance(value, torch.Tensor) else value
 
     return tree_map(part, args)
 

@@ -7,20 +7,20 @@ model like any other, to be evaluated, saved or trained alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import CodeType
 from typing import Any
 
 import torch
 from torch import fx
 
 from tinygrad_ee559.compiling import lowering, private
+from tinygrad_ee559.compiling.alike import check_alike
 from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import Artifact, artifact, native_program
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.layout import Layout
 from tinygrad_ee559.compiling.native import Native
-from tinygrad_ee559.compiling.state import SCALARS, Place, State, same
+from tinygrad_ee559.compiling.state import Place, State
 from tinygrad_ee559.errors import CaptureError
 
 #: Lanes are faster as long as what they compute fits in the cache of a core: in so many bytes.
@@ -41,10 +41,15 @@ class Together:
     ) -> None:
         if any(isinstance(effect, int) for effect in capture.effects):
             raise CaptureError("the arguments of an ensemble's steps cannot require gradients")
+        if capture.moves:
+            raise CaptureError(
+                f"the steps of an ensemble leave a tensor as it is in {capture.moves[0][0]}, and "
+                "members have tensors of their own; leave a copy: tensor.clone()"
+            )
         self._capture = capture
         states = [State(step) for step in steps]
         for i, state in enumerate(states):
-            _check_alike(states[0], state, i)
+            check_alike(states[0], state, i)
         self.carries = capture.carries
         self.structure = structure
         self.looks = [
@@ -107,13 +112,22 @@ class Together:
             for place, wrapped in (e for e in capture.effects if isinstance(e, tuple))
         ]
         self._stacks: dict[int, torch.Tensor] = {}
+        #: Tensors that all members read, with their versions when they were copied into stacks.
+        self._shared: dict[int, tuple[Place | torch.Tensor, torch.Tensor, int]] = {}
+        #: Pairs of places that had the same tensor.
+        self._same = [
+            (state.tensors[positions[capture.sources[i]]], state.tensors[positions[place]])
+            for i, place in capture.shared
+            if isinstance(capture.sources[i], Place)
+            for state in states
+        ]
         #: Where each member keeps a tensor, the tensor, and the part of a stack that it shows.
         self._shown: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
         for i, (source, tensor) in enumerate(zip(capture.sources, capture.inputs)):
             if isinstance(source, Place):
                 self._stack(i, [state.tensors[positions[source]] for state in states])
             elif not isinstance(source, int):
-                self._share(i, tensor, "a tensor")
+                self._share(i, tensor, tensor, "a tensor")
 
     @torch.no_grad()
     def _stack(self, i: int, places: list[Place]) -> None:
@@ -122,7 +136,7 @@ class Together:
         first = tensors[0]
         assert first is not None
         if len({id(t) for t in tensors}) == 1 and len(tensors) > 1:
-            self._share(i, first, places[0].path)
+            self._share(i, places[0], first, places[0].path)
             return
         for member, tensor in enumerate(tensors):
             if tensor is None or (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
@@ -137,20 +151,28 @@ class Together:
             _show(tensor, part)
             self._shown.append((place, tensor, part))
 
-    def _share(self, i: int, tensor: torch.Tensor, path: str) -> None:
+    def _share(self, i: int, source: Place | torch.Tensor, tensor: torch.Tensor, path: str) -> None:
         """Let all members read one tensor."""
         if i in self._written:
             raise CaptureError(
                 f"the members of an ensemble share {path}, of shape {list(tensor.shape)}, and "
                 "their steps change it; give each member its own model and optimizer"
             )
-        stack = self._stacks[i] = self._layout.stack(tensor)
-        for part in self._layout.parts(stack):
+        self._stacks[i] = self._layout.stack(tensor)
+        self._copy(i, source, tensor)
+
+    def _copy(self, i: int, source: Place | torch.Tensor, tensor: torch.Tensor) -> None:
+        self._shared[i] = source, tensor, tensor._version
+        for part in self._layout.parts(self._stacks[i]):
             part.copy_(tensor)
 
     def ready(self) -> bool:
         """Whether the members are as they were; takes tensors back in that were replaced."""
-        return all(conditions.hold() for conditions in self._conditions) and self._take_back()
+        return (
+            all(conditions.hold() for conditions in self._conditions)
+            and all(one.tensor() is other.tensor() for one, other in self._same)
+            and self._take_back()
+        )
 
     @torch.no_grad()
     def _take_back(self) -> bool:
@@ -163,6 +185,13 @@ class Together:
                 return False
             _show(tensor, part)
             self._shown[i] = place, tensor, part
+        for i, (source, known, version) in self._shared.items():
+            now = source.tensor() if isinstance(source, Place) else source
+            if now is known and now._version == version:
+                continue
+            if now is None or now.shape != known.shape or now.dtype != known.dtype:
+                return False
+            self._copy(i, source, now)
         return True
 
     # --------------------------------------------------------------------- running
@@ -222,36 +251,3 @@ def _show(tensor: torch.Tensor, part: torch.Tensor) -> None:
     """Make a tensor a view of its part of a stack; it stays the same object, whoever holds it."""
     part.copy_(tensor)
     tensor.set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
-
-
-def _in_words(kind: Any) -> str:
-    """A class, or the code of a function."""
-    if isinstance(kind, CodeType):
-        return f"{kind.co_name} of {kind.co_filename}, line {kind.co_firstlineno},"
-    return str(getattr(kind, "__name__", kind))
-
-
-def _check_alike(first: State, other: State, member: int) -> None:
-    """Raise an error that names where two members differ in more than the values of tensors."""
-    values = [(p, v) for p, v in first.values if isinstance(v, SCALARS)]
-    others = [(p, v) for p, v in other.values if isinstance(v, SCALARS)]
-    for (_, value), (place, otherwise) in zip(values, others):
-        if not same(value, otherwise):
-            advice = f". Make it a tensor: torch.tensor({otherwise!r})"
-            raise CaptureError(
-                f"the members of an ensemble may differ in tensors only: {place} is {otherwise!r} "
-                f"in member {member}, and {value!r} in the first"
-                f"{advice if isinstance(otherwise, float) else ''}"
-            )
-    for (_, kind), (path, differing) in zip(first.kinds, other.kinds):
-        if kind != differing:
-            raise CaptureError(
-                f"the members of an ensemble may differ in tensors only: {path} is "
-                f"{_in_words(differing)} in member {member}, and {_in_words(kind)} in the first"
-            )
-    if len(values) != len(others) or len(first.tensors) != len(other.tensors):
-        raise CaptureError(
-            f"the members of an ensemble have to be alike, and member {member} holds "
-            f"{len(other.tensors)} tensors and {len(others)} values, the first one "
-            f"{len(first.tensors)} and {len(values)}"
-        )
