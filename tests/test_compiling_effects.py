@@ -1,0 +1,338 @@
+"""What a run leaves behind: constants, tensors that change places, memory, results and errors."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from steps import interpreted, own_cache
+
+import tinygrad_ee559 as tg
+from tinygrad_ee559 import errors, nn, optim
+
+__all__ = ["interpreted", "own_cache"]
+
+
+class Holder:
+    """An object with any attributes."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def agree(make, arguments, compiled=1):
+    """The same function twice, once compiled, gives the same in every call."""
+    ours, theirs = tg.compile(make()), make()
+    for argument in arguments:
+        found, expected = ours(argument.clone()), theirs(argument.clone())
+        assert found.tolist() == expected.tolist()
+    assert len(ours.programs) == compiled
+
+
+NUMBERED = [torch.full((3,), float(i)) for i in range(6)]
+
+
+# ------------------------------------------------------------------------- constants
+
+
+def test_constants_that_are_changed_in_place(own_cache):
+    def summed():
+        def function(x):
+            total = torch.tensor(0.0)
+            wrapped = tg.Tensor(torch.tensor([1.0, 2.0, 3.0]))
+            for value in x:
+                total += value
+            wrapped.data.mul_(x)
+            return total + wrapped.data.sum()
+
+        return function
+
+    agree(summed, NUMBERED)
+
+
+def test_constants_that_are_returned_belong_to_the_caller(own_cache):
+    fast = tg.compile(lambda x: (torch.tensor([1.0, 2.0]), x * 2))
+    for _ in range(5):
+        constant, _ = fast(torch.ones(2))
+        assert constant.tolist() == [1, 2]
+        constant.mul_(10)
+
+
+def test_constants_that_are_kept(interpreted):
+    state = {"n": torch.tensor(5.0)}
+
+    def function(x):
+        state["n"] = torch.tensor(0.0)
+        return x.sum()
+
+    fast = tg.compile(function)
+    for i in range(5):
+        state["n"] = torch.tensor(float(i))
+        fast(torch.ones(3))
+        assert state["n"].item() == 0
+    assert len(fast.programs) == 1
+
+
+# --------------------------------------------------------- tensors that change places
+
+
+def previous():
+    holder = Holder(previous=torch.zeros(3))
+
+    def function(x):
+        difference = (x - holder.previous).sum()
+        holder.previous = x
+        return difference
+
+    return function
+
+
+def older():
+    holder = Holder(old=torch.zeros(3), now=torch.ones(3))
+
+    def function(x):
+        holder.old = holder.now
+        holder.now = holder.now + x
+        return holder.old * 10 + holder.now
+
+    return function
+
+
+def swapping():
+    state = {"a": torch.zeros(3), "b": torch.ones(3)}
+
+    def function(x):
+        state["a"], state["b"] = state["b"], state["a"] + x
+        return state["a"] * 10 + state["b"]
+
+    return function
+
+
+@pytest.mark.parametrize("make", [previous, older, swapping], ids=lambda make: make.__name__)
+def test_tensors_that_change_places(own_cache, make):
+    agree(make, NUMBERED)
+    ours, theirs = tg.compile(make()), make()
+    steps = torch.stack(NUMBERED)
+    for _ in range(2):
+        assert ours.loop(steps).tolist() == [theirs(x).tolist() for x in steps]
+
+
+def test_the_last_argument_of_a_loop_is_kept(own_cache):
+    holder = Holder(last=torch.zeros(2))
+
+    def function(x):
+        holder.last = x
+        return x.sum()
+
+    fast = tg.compile(function)
+    for rows in (4, 6):
+        xs = torch.arange(2.0 * rows).view(rows, 2)
+        fast.loop(xs)
+        assert torch.equal(holder.last, xs[-1])
+
+
+def test_gradients_that_are_taken_away(interpreted):
+    w = tg.Tensor([1.0, 2.0], requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.5)
+
+    def update():
+        optimizer.step()
+        optimizer.zero_grad()
+
+    fast = tg.compile(update)
+    for i in range(5):
+        (w * 2).sum().backward()
+        fast()
+        assert w.grad is None and w.tolist() == [1 - (i + 1), 2 - (i + 1)]
+    assert len(fast.programs) == 1
+
+
+def test_steps_of_ensembles_keep_copies(interpreted):
+    def member():
+        holder = Holder(last=torch.zeros(2))
+
+        def step(x):
+            holder.last = x
+            return x.sum()
+
+        return step
+
+    with pytest.raises(errors.CaptureError, match=r"holder\.last, .*tensor\.clone\(\)"):
+        tg.ensemble([member(), member()]).loop(torch.ones(4, 2, 2))
+
+
+# ----------------------------------------------------------- other memory, same tensor
+
+
+def test_a_tensor_that_gets_other_memory(own_cache):
+    for other in (torch.ones(2), torch.ones(10, dtype=torch.float64), torch.arange(20.0)[::2]):
+        kept = torch.arange(10.0)
+        fast = tg.compile(lambda x, kept=kept: x + kept.sum())
+        for _ in range(4):
+            fast(torch.zeros(1))
+        kept.data = other
+        assert fast(torch.zeros(1)).item() == other.sum().item()
+
+
+def test_loops_change_arguments_that_are_not_contiguous(own_cache):
+    def function(x):
+        x.add_(1)
+        return x.sum()
+
+    fast = tg.compile(function)
+    for _ in range(2):
+        for xs in (torch.zeros(5, 3), torch.zeros(3, 5).t()):
+            fast.loop(xs)
+            assert xs.tolist() == [[1] * 3] * 5
+
+
+def shared():
+    rate, data = torch.tensor(0.1), torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+
+    def member(seed):
+        torch.manual_seed(seed)
+        model = nn.Linear(2, 1)
+        optimizer = optim.SGD(model.parameters(), lr=rate)
+
+        def step(i):
+            optimizer.zero_grad()
+            loss = (model(data[i]) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step.optimizer = optimizer
+        return step
+
+    return rate, data, [member(seed) for seed in range(2)]
+
+
+def test_what_members_share_may_change(interpreted):
+    (rate, data, ours), (other_rate, other_data, theirs) = shared(), shared()
+    ensemble = tg.ensemble(ours)
+    indices = torch.randint(50, (5, 2, 4), generator=torch.Generator().manual_seed(1))
+
+    def compare():
+        expected = [[step(i).item() for step, i in zip(theirs, row)] for row in indices]
+        assert ensemble.loop(indices).tolist() == pytest.approx(np.array(expected), rel=1e-5)
+
+    compare()
+    for tensors in ((rate, other_rate), (data, other_data)):
+        for tensor in tensors:
+            tensor.mul_(0.5)
+        compare()
+    assert len(ensemble._together) == 1
+    for new in (torch.tensor(0.3), 0.2):
+        for step in (*ours, *theirs):
+            step.optimizer.param_groups[0]["lr"] = new
+        compare()
+
+
+# --------------------------------------------------------------------------- results
+
+
+def test_histories_of_sums_are_histories():
+    w = tg.Tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(errors.CaptureError, match="still has a history"):
+        tg.compile(lambda x: (w + x).sum())(torch.ones(2))
+
+    def step(x):
+        w.grad = None
+        loss = (w + x).sum()
+        loss.backward()
+        return loss
+
+    assert tg.compile(step)(torch.ones(2)).item() == 5
+
+
+def test_ensembles_whose_steps_return_nothing(interpreted):
+    totals = torch.zeros(1), torch.zeros(1)
+
+    def member(total):
+        def step(x):
+            total.add_(x)
+
+        return step
+
+    ensemble = tg.ensemble([member(total) for total in totals])
+    for _ in range(4):
+        assert ensemble(torch.ones(2, 1)) is None
+    assert [total.item() for total in totals] == [4, 4]
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.tensor([x.min(), x.max()]),
+        lambda x: torch.as_tensor([[x[0], 1.0]]),
+        lambda x: x.new_tensor([x[0], 1.0]),
+        lambda x: x * float(np.from_dlpack(x)[0]),
+    ],
+    ids=["tensor", "as_tensor", "new_tensor", "dlpack"],
+)
+def test_values_that_are_read_without_an_operator(function):
+    with pytest.raises(errors.CaptureError, match=f"{__file__}, line .*the value of a tensor is"):
+        tg.compile(function)(torch.tensor([2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (lambda x: x + torch.rand(3, generator=torch.Generator()), "Generator"),
+        (lambda x: copy.deepcopy(x) * 2, "UntypedStorage"),
+    ],
+    ids=["generator", "storage"],
+)
+def test_what_graphs_cannot_have(function, kind):
+    with pytest.raises(errors.CaptureError, match=f", line .* is given a {kind}, which cannot be"):
+        tg.compile(function)(torch.ones(3))
+
+
+def test_marks_of_profilers_are_no_operators(interpreted):
+    def function(x):
+        with torch.profiler.record_function("doubled"):
+            return x * 2
+
+    fast = tg.compile(function)
+    for _ in range(4):
+        assert fast(torch.ones(2)).tolist() == [2, 2]
+    assert len(fast.programs) == 1
+
+
+def test_labels_and_indices_out_of_range(own_cache):
+    model = nn.Linear(4, 3)
+    weight = torch.ones(5, 2)
+    cases = [
+        (lambda i: torch.nn.functional.cross_entropy(model(torch.ones(1, 4)), i).detach(), 3),
+        (lambda i: weight[i].sum(), 5),
+    ]
+    for function, bound in cases:
+        fast = tg.compile(function)
+        for _ in range(4):
+            fast(torch.tensor([0]))
+        for call in (fast, lambda i, fast=fast: fast.loop(i[None])):
+            with pytest.raises(errors.OperandError, match=f"is not below {bound}; call") as caught:
+                call(torch.tensor([bound]))
+            assert isinstance(caught.value, IndexError)
+
+
+def test_what_changes_in_every_call_and_changes_nothing_is_named(interpreted):
+    holder = Holder(epoch=0)
+
+    def function(x):
+        assert holder.epoch >= 0
+        return x * 2
+
+    fast = tg.compile(function)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in range(40):
+            holder.epoch = epoch
+            fast(torch.ones(1))
+    (message,) = [str(w.message) for w in caught if "had to be watched" in str(w.message)]
+    assert "same in 32 calls" in message and "holder.epoch (31, then 32)" in message
+    assert caught[-1].filename == __file__
