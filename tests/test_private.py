@@ -40,6 +40,7 @@ OF_OPERATORS = {"_can_decompose", "_schema"}
 COMPILING = {
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch._C._dynamo.guards._empty_strided_cpu",
+    "torch._C._is_any_autocast_enabled",
     "torch._dynamo.convert_frame.compile_lock",
     "torch._guards.TracingContext",
     "torch._guards.tracing",

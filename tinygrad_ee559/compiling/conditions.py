@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.private import any_autocast
 from tinygrad_ee559.compiling.state import SCALARS, Place, State, same
 from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor
@@ -18,7 +19,7 @@ def mode() -> tuple[Any, ...]:
     return (
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
-        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        any_autocast() and (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         overridden(),
     )
 
@@ -32,7 +33,7 @@ class Look:
     __slots__ = ("shape", "strides", "dtype", "device", "lazy", "kind", "value")
 
     def __init__(self, value: Any) -> None:
-        self.kind = _kind(value)
+        self.kind = value.node.__class__ if isinstance(value, Tensor) else value.__class__
         raw = value._data if isinstance(value, Tensor) else value
         self.shape: torch.Size | None = None
         self.value = raw
@@ -40,14 +41,18 @@ class Look:
             self.value = None
             self.shape, self.strides = raw.shape, raw.stride()
             self.dtype, self.device = raw.dtype, raw.device
-            self.lazy = raw.is_conj(), raw.is_neg()
+            #: Whether what is in memory is still to be conjugated, or negated.
+            self.lazy = _lazy(raw)
 
     def fits(self, value: Any) -> bool:
         """Whether another value looks the same."""
-        if _kind(value) is not self.kind:
-            return False
         if isinstance(value, Tensor):
+            kind = value.node.__class__
             value = value._data
+        else:
+            kind = value.__class__
+        if kind is not self.kind:
+            return False
         if self.shape is None:
             return same(self.value, value)
         return (
@@ -56,14 +61,13 @@ class Look:
             and value.dtype is self.dtype
             and value.stride() == self.strides
             and value.device == self.device
-            and (value.is_conj(), value.is_neg()) == self.lazy
+            and _lazy(value) == self.lazy
             and not value.requires_grad
         )
 
 
-def _kind(value: Any) -> Any:
-    """A `Tensor` without a history, with one, a leaf, or something else."""
-    return value.node.__class__ if isinstance(value, Tensor) else value.__class__
+def _lazy(tensor: torch.Tensor) -> bool:
+    return tensor.is_conj() if tensor.dtype.is_complex else tensor.is_neg()
 
 
 class Conditions:

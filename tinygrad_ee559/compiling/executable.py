@@ -20,7 +20,9 @@ class Artifact:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
-    def run(self, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    def run(
+        self, inputs: Sequence[torch.Tensor], _starts: Sequence[int] = ()
+    ) -> Sequence[torch.Tensor]:
         """One step: the outputs."""
         return self._function(*inputs)  # type: ignore[no-any-return]
 

@@ -140,10 +140,15 @@ class Native:
         self._point(layout, self._held[position])
         return self._held[position]
 
-    def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """One step: the outputs, in new memory, but for those that are held."""
+    def run(self, inputs: Sequence[torch.Tensor], starts: Sequence[int]) -> list[torch.Tensor]:
+        """One step: the outputs, in new memory, but for those that are held.
+
+        Args:
+            inputs: what the program computes with.
+            starts: where their memory begins.
+        """
         pointers = self._pointers
-        pointers[: self.inputs] = [tensor.data_ptr() for tensor in inputs]
+        pointers[: self.inputs] = starts
         returned = self._returned.values()
         outputs = [empty_strided(o.shape, o.strides, o.dtype) for o in returned]
         for layout, output in zip(returned, outputs):

@@ -24,6 +24,8 @@ from tinygrad_ee559.errors import CompilerError
 DispatchMode: Any = _python_dispatch.TorchDispatchMode
 #: torch.empty_strided on the CPU, without the time that it takes to find out about options.
 empty_strided: Callable[..., torch.Tensor] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+#: Whether autocast is on, for whatever device.
+any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 _HEADER = "torch/csrc/inductor/cpp_prefix.h"
 _INCLUDE = f"#include <{_HEADER}>"

@@ -68,6 +68,7 @@ class Program:
             ]
         self._looks = [Look(t) for t in capture.inputs]
         self._known: list[Any] = list(capture.inputs)
+        #: Where the memory of each input begins.
         self._starts = [tensor.data_ptr() for tensor in capture.inputs]
         self._moving = [i for i, source in enumerate(capture.sources) if source.__class__ is int]
         self._settle()
@@ -101,25 +102,28 @@ class Program:
         if not any(c.hold(arguments, structure) for c in self.conditions):
             return None
         found: list[torch.Tensor] = []
+        starts = self._starts
         moved = False
         for i, source in enumerate(self._capture.sources):
             if source.__class__ is int:
                 argument = arguments[source]
                 tensor = argument._data if isinstance(argument, Tensor) else argument
+                starts[i] = tensor.data_ptr()
             elif source.__class__ is Place:
                 tensor = source.tensor()
                 if tensor is None:
                     return None
-                if tensor is not self._known[i] or tensor.data_ptr() != self._starts[i]:
+                if tensor is not self._known[i] or tensor.data_ptr() != starts[i]:
                     if not self._looks[i].fits(tensor):
                         return None
                     self._known[i] = tensor
-                    self._starts[i] = tensor.data_ptr()
+                    starts[i] = tensor.data_ptr()
                     moved = True
             elif source.__class__ is Gradient:
                 tensor = arguments[source.argument].node.grad._data
                 if not self._looks[i].fits(tensor):
                     return None
+                starts[i] = tensor.data_ptr()
             else:
                 tensor = source
             found.append(tensor)
@@ -138,18 +142,14 @@ class Program:
         """Note the memories that arguments must not share: of what is changed, or if these are
         changed themselves, of all."""
         moving = set(self._moving)
-        self._some_moving_written = not moving.isdisjoint(self._written)
-        fixed = range(len(self._known)) if self._some_moving_written else self._written
+        all_count = not moving.isdisjoint(self._written)
+        fixed = range(len(self._known)) if all_count else self._written
         self._fixed = {_memory(self._known[i]) for i in fixed if i not in moving}
 
     def _may_overlap(self, inputs: Sequence[torch.Tensor]) -> bool:
         """Whether arguments share memory with each other or with anything that counts."""
-        if not self._written:
-            return False
         memories = [_memory(inputs[i]) for i in self._moving]
-        if self._some_moving_written and len(set(memories)) < len(memories):
-            return True
-        return not self._fixed.isdisjoint(memories)
+        return len(set(memories)) < len(memories) or not self._fixed.isdisjoint(memories)
 
     def run(self, arguments: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns; changes what it changes."""
@@ -158,7 +158,7 @@ class Program:
         gradients = self._gradients
         if gradients is not None:
             gradients.take_back()
-        outputs = self._executable.run(inputs)
+        outputs = self._executable.run(inputs, self._starts)
         self._leave(self._effects, arguments, inputs, outputs)
         if gradients is not None:
             gradients.leave()
