@@ -32,6 +32,24 @@ FLOORS = [
     ["demo", "mnist"],
     ["__main__"],
 ]
+#: The same of the files in compiling/, as its `__init__.py` lists them.
+COMPILING = [
+    ["private"],
+    ["cache", "progress"],
+    ["streams"],
+    ["native"],
+    ["unseen", "layout"],
+    ["lanes"],
+    ["lowering"],
+    ["executable"],
+    ["state"],
+    ["alike"],
+    ["conditions"],
+    ["capture"],
+    ["runs"],
+    ["program", "together"],
+    ["compiled", "ensemble"],
+]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 #: In compiling/: a captured run may meet PyTorch's parameters, graphs are made functional, and
 #: programs tell that they changed tensors in place.
@@ -70,6 +88,19 @@ def test_imports_point_downwards(file):
     for imported in imported_rooms(ast.parse(file.read_text())):
         inside = imported == room
         assert inside or FLOOR[imported] < FLOOR[room], f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "compiling").glob("*.py")), ids=lambda f: f.name)
+def test_imports_of_a_room_point_downwards(file):
+    floor = {name: level for level, names in enumerate(COMPILING) for name in names}
+    if file.name == "__init__.py":
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        module = getattr(node, "module", None) or ""
+        if isinstance(node, ast.ImportFrom) and module.startswith("tinygrad_ee559.compiling"):
+            names = module.split(".")[2:] or [alias.name for alias in node.names]
+            for name in names:
+                assert floor[name] < floor[file.stem], f"{file.stem} imports {name}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))

@@ -1,4 +1,22 @@
-"""Compilation: a whole training step, a loop of them, or many models' steps as one program."""
+"""Compilation: a whole training step, a loop of them, or many models' steps as one program.
+
+    compiled, ensemble     what users call: `compile` and `ensemble`
+    program, together      a captured run compiled: of one model, of many
+    runs                   a function is watched until two runs did the same
+    capture                what one run did, as a graph of operators
+    conditions             what has to be as it was for a program to run
+    alike                  what members of an ensemble have in common
+    state                  where a function keeps tensors and all else
+    executable             what graphs are compiled to
+    lowering, lanes        graphs that compilers like: without changes in place, for many models
+    unseen, layout         where gradients and members' tensors are kept
+    native, product.h      kernels and the loop around them in C++; matrix products
+    streams                arguments of many calls
+    cache, progress        programs on disk; what is seen of a compiler at work
+    private                all that is private to torch
+
+Files import only from files further down.
+"""
 
 from tinygrad_ee559.compiling.compiled import Compiled, compile
 from tinygrad_ee559.compiling.ensemble import Ensemble, ensemble

@@ -1,8 +1,8 @@
 """Capture: a function is run, and all that torch is asked to do on the way is written down.
 
 `Recorder` sees every operator that runs, whoever called it: forward, the backward pass, the update.
-It neither knows nor needs to know what a tape or an optimizer is. The operators run as always, so a
-captured run is a run like any other.
+The operators run as always, so a captured run is a run like any other. `Capture` finds out where
+what they worked on came from, and where results were left.
 """
 
 from __future__ import annotations

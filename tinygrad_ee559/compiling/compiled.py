@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.program import Program
-from tinygrad_ee559.compiling.runs import Runs
+from tinygrad_ee559.compiling.runs import Runs, counted
 from tinygrad_ee559.compiling.state import Caller
 from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
 from tinygrad_ee559.private import is_batched, is_watched, tree_flatten
@@ -105,10 +105,6 @@ class Compiled(Caller):
         if again:
             self.programs.insert(0, Program(capture, leaves, structure))
         return capture.returned
-
-
-def counted(programs: Sequence[Any]) -> str:
-    return f"{len(programs)} program{'s' * (len(programs) != 1)}"
 
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Any]:

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.compiling.compiled import counted
-from tinygrad_ee559.compiling.runs import Runs
+from tinygrad_ee559.compiling.runs import Runs, counted
 from tinygrad_ee559.compiling.state import Caller
 from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
 from tinygrad_ee559.compiling.together import Together

@@ -103,7 +103,6 @@ class Program:
             return None
         found: list[torch.Tensor] = []
         starts = self._starts
-        moved = False
         for i, source in enumerate(self._capture.sources):
             if source.__class__ is int:
                 argument = arguments[source]
@@ -118,7 +117,7 @@ class Program:
                         return None
                     self._known[i] = tensor
                     starts[i] = tensor.data_ptr()
-                    moved = True
+                    self._settled = False
             elif source.__class__ is Gradient:
                 tensor = arguments[source.argument].node.grad._data
                 if not self._looks[i].fits(tensor):
@@ -129,7 +128,7 @@ class Program:
             found.append(tensor)
         if len(set(map(id, found))) < len(found):  # inputs that were different are the same now
             return None
-        if moved:
+        if not self._settled:
             self._settle()
         if self._may_overlap(found) and lowering.overlapping(self._written, found):
             return None
@@ -145,6 +144,7 @@ class Program:
         all_count = not moving.isdisjoint(self._written)
         fixed = range(len(self._known)) if all_count else self._written
         self._fixed = {_memory(self._known[i]) for i in fixed if i not in moving}
+        self._settled = True
 
     def _may_overlap(self, inputs: Sequence[torch.Tensor]) -> bool:
         """Whether arguments share memory with each other or with anything that counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -57,6 +58,11 @@ class Runs:
         elif len(self._alone) > KEPT:
             del self._alone[next(iter(self._alone))]
         return capture, False
+
+
+def counted(programs: Collection[Any]) -> str:
+    """How many programs there are, in words."""
+    return f"{len(programs)} program{'s' * (len(programs) != 1)}"
 
 
 def _difference(one: str, other: str) -> str:
