@@ -13,6 +13,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
+from steps import interpreted
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import tape
@@ -20,6 +21,8 @@ from tinygrad_ee559.nn.module import Module
 from tinygrad_ee559.optim import SGD
 from tinygrad_ee559.rules.registry import RULES, Plan, Rule
 from tinygrad_ee559.tensor import Tensor
+
+__all__ = ["interpreted"]
 
 
 def leaf(*shape):
@@ -468,6 +471,25 @@ def test_not_inside_pytorchs_profiler():
         torch.sin(leaf(3))
     assert all(same(exchanged(), before))
     assert "aten::sin" in {event.name for event in outer.events()}
+
+
+def test_programs_have_rows(interpreted):
+    fast, both = tg.compile(lambda x: x * 2), tg.ensemble([lambda x: x * 2] * 2)
+    for _ in range(3):
+        fast(torch.ones(2))
+        both(torch.ones(2, 1))
+    with tg.profile() as p:
+        for _ in range(4):
+            fast(torch.ones(2))
+        fast.loop(torch.ones(3, 2))
+        both(torch.ones(2, 1))
+    counted = {name: n for (name, phase), n in calls(p.operations).items() if phase == "compiled"}
+    assert counted == {"compiled step": 4, "compiled loop": 1, "compiled ensemble": 1}
+
+
+def test_a_trace_in_no_folder(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere to write the trace into"):
+        trained.export_chrome_trace(tmp_path / "nowhere" / "trace.json")
 
 
 def test_results_come_when_the_block_has_ended(tmp_path):

@@ -23,6 +23,8 @@ import torch
 
 from tinygrad_ee559 import optim, record, tape
 from tinygrad_ee559.bridge import TorchModule
+from tinygrad_ee559.compiling.program import Program
+from tinygrad_ee559.compiling.together import Together
 from tinygrad_ee559.nn.module import Module
 from tinygrad_ee559.private import profiler_range, torch_is_profiling
 from tinygrad_ee559.rules.registry import Plan, Rule
@@ -31,14 +33,21 @@ from tinygrad_ee559.tensor import Tensor
 
 _PACKAGE = __name__.partition(".")[0]
 _ONE_AT_A_TIME = threading.Lock()
+#: What runs programs, and what its rows are called.
+_COMPILED = (
+    (Program, "run", "compiled step"),
+    (Program, "loop", "compiled loop"),
+    (Together, "loop", "compiled ensemble"),
+)
 
 
 class Row(NamedTuple):
     """One line of a profile's table. Times are in seconds.
 
-    `phase` is "forward", "backward" or "optimizer". `total_time` is all the time from call to
-    return; `self_time` leaves out what has rows of its own in the same part of the table. `share`
-    is the part of the whole block's time that `self_time` is.
+    `phase` is "forward", "backward" or "optimizer", and "compiled" of programs, which are all of
+    these. `total_time` is all the time from call to return; `self_time` leaves out what has rows of
+    its own in the same part of the table. `share` is the part of the whole block's time that
+    `self_time` is.
     """
 
     name: str
@@ -116,7 +125,13 @@ class profile:
         """Write the course of events, to be seen in chrome://tracing or https://ui.perfetto.dev.
 
         PyTorch writes it, and does so only once.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
         """
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):  # of which PyTorch says nothing
+            raise FileNotFoundError(f"there is no folder {folder} to write the trace into")
         self._finished().export_chrome_trace(os.fspath(path))
 
     def __repr__(self) -> str:
@@ -252,6 +267,9 @@ class _Ranges:
                     text = self.text("step", f"{optimizer.__name__}.step", "optimizer")
                     step = vars(optimizer)["step"]
                     exchange(optimizer, "step", self._here(step, _stepping(text)))
+            for kind, name, title in _COMPILED:
+                text = self.text("step", title, "compiled")
+                exchange(kind, name, self._here(vars(kind)[name], _stepping(text)))
             yield
 
     def _here(self, original: Any, replacement: Any) -> Any:
