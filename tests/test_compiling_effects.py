@@ -223,6 +223,10 @@ def test_what_members_share_may_change(interpreted):
             tensor.mul_(0.5)
         compare()
     assert len(ensemble._together) == 1
+    ours[1].optimizer.defaults["lr"] = theirs[1].optimizer.defaults["lr"] = torch.tensor(0.7)
+    for steps in (ours, theirs):
+        steps[1].optimizer.param_groups[0]["lr"] = steps[1].optimizer.defaults["lr"]
+    compare()
     for new in (torch.tensor(0.3), 0.2):
         for step in (*ours, *theirs):
             step.optimizer.param_groups[0]["lr"] = new

@@ -26,6 +26,8 @@ from tinygrad_ee559.tensor import Tensor, lift
 SCALARS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
 #: Where the modules are that the user has not written himself.
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+#: The instructions by which Python gets at attributes and methods.
+_OF_OBJECTS = "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"
 
 
 class Caller:
@@ -233,7 +235,7 @@ class State:
         for name in _names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"):
             if name in function.__globals__:
                 self._visit(function.__globals__[name], Place(function.__globals__, name, name))
-        self._called.update(_names(function.__code__, "LOAD_ATTR", "LOAD_METHOD"))
+        self._called.update(_names(function.__code__, *_OF_OBJECTS))
         self._object(function.__defaults__, f"{path}.__defaults__")
         self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
 

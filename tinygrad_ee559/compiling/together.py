@@ -137,6 +137,7 @@ class Together:
         assert first is not None
         if len({id(t) for t in tensors}) == 1 and len(tensors) > 1:
             self._share(i, places[0], first, places[0].path)
+            self._same += [(places[0], place) for place in places[1:]]
             return
         for member, tensor in enumerate(tensors):
             if tensor is None or (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
