@@ -1,6 +1,7 @@
 """Programs on disk, and what is said where there is no compiler."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,12 @@ def test_a_compiler_that_fails_says_why(monkeypatch, folder):
         train()
 
 
-def test_progress_is_shown_on_terminals_only(folder, capfd):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_terminals_only(folder, capfd, monkeypatch, terminal):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for one
     train()
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == "" and bool(re.search(r"compiling \d+ operators", err)) == terminal
+    assert terminal or err == ""
