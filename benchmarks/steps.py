@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import gc
+import statistics
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,11 +13,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import tinygrad_ee559 as tg
+from benchmarks.pinned import output
 from benchmarks.report import Result, microseconds
 from benchmarks.timing import medians
 
 DISK = (2, 25, 25, 25, 2)
 MNIST = (784, 512, 512, 512, 10)
+SMALL, LARGE = "2-25-25-25-2", "784-512-512-512-10"
+NETWORKS = {SMALL: (DISK, "MSELoss"), LARGE: (MNIST, "CrossEntropyLoss")}
+LIBRARIES = {"here": tg, "there": torch}
 BATCH = 100
 Step = Callable[[], object]
 
@@ -41,22 +49,19 @@ def training_step(library: object, model: object, loss: str, rate: object) -> Ca
     return step
 
 
-def step_of(library: object, sizes: Sequence[int], loss: str, x: object, y: object) -> Step:
-    """A training step on one batch."""
+def step_of(library: object, name: str) -> Step:
+    """A training step of one of the `NETWORKS`, on one batch."""
+    sizes, loss = NETWORKS[name]
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(BATCH, sizes[0], generator=generator)
+    y = torch.randint(0, sizes[-1], (BATCH,), generator=generator)
+    if loss == "MSELoss":
+        y = nn.functional.one_hot(y).float()
+    if library is tg:
+        x, y = tg.Tensor(x), tg.Tensor(y)
     torch.manual_seed(0)
     step = training_step(library, network(library.nn, sizes), loss, 0.01)
     return lambda: step(x, y)
-
-
-def both(sizes: Sequence[int], loss: str) -> tuple[Step, Step]:
-    """The same step here and in PyTorch."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.rand(BATCH, sizes[0], generator=generator)
-    if loss == "CrossEntropyLoss":
-        y = torch.randint(0, sizes[-1], (BATCH,), generator=generator)
-    else:
-        y = nn.functional.one_hot(torch.randint(0, 2, (BATCH,), generator=generator)).float()
-    return step_of(tg, sizes, loss, tg.Tensor(x), tg.Tensor(y)), step_of(torch, sizes, loss, x, y)
 
 
 def kernels_alone(sizes: Sequence[int]) -> Step:
@@ -85,12 +90,12 @@ def kernels_alone(sizes: Sequence[int]) -> Step:
     return step
 
 
-def timed(name: str, sizes: Sequence[int], loss: str, target: float, rounds: int) -> list[Result]:
-    here, there = both(sizes, loss)
-    repeats = 500 if sizes is DISK else 10  # rounds long enough not to measure cold caches
-    sides = {"here": here, "there": there}
-    if loss == "CrossEntropyLoss":
-        sides["alone"] = kernels_alone(sizes)
+def together(name: str, target: float, rounds: int) -> list[Result]:
+    """The same step here and in PyTorch, in one process and alternating rounds."""
+    sides = {side: step_of(library, name) for side, library in LIBRARIES.items()}
+    if name == LARGE:
+        sides["alone"] = kernels_alone(NETWORKS[name][0])
+    repeats = 10 if name == LARGE else 500  # rounds long enough not to measure cold caches
     times = medians(rounds, repeats, **sides)
     names = {"here": f"eager step, {name}, batch {BATCH}", "alone": "its kernels, no engine"}
     return [
@@ -107,26 +112,68 @@ def timed(name: str, sizes: Sequence[int], loss: str, target: float, rounds: int
     ]
 
 
+def apart(name: str, target: float, rounds: int) -> Result:
+    """The same step where each library has a process of its own, in alternating rounds.
+
+    Two libraries in one process share what the C library keeps of freed memory: a step that makes
+    the system hand its pages over anew, every time, does not show it beside another.
+    """
+    times: dict[str, list[float]] = {"here": [], "there": []}
+    for _ in range(rounds):
+        for side, values in times.items():
+            values.append(float(output("benchmarks.steps", [name, side], 1)))
+    here, there = (statistics.median(values) for values in times.values())
+    text = [microseconds(seconds) for seconds in (here, there)]
+    work = f"eager step, {name}, batch {BATCH}, in a process of its own"
+    return Result(work, "PyTorch's time", here / there, target, *text)
+
+
+def main() -> None:
+    """The median time of a step of one library, for `apart`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("library", choices=LIBRARIES)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    step = step_of(LIBRARIES[options.library], options.network)
+    gc.collect()
+    times = []
+    for _ in range(300):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    print(statistics.median(times[20:]))
+
+
 def peak_memory(step: Step) -> int:
-    """The most bytes that a step holds in tensors beyond what was there before."""
+    """The most bytes in tensors that a step adds to the least that it holds before.
+
+    It begins by freeing the last one's gradients, of which the profiler may not know.
+    """
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
+    held = least = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
-        peak = max(peak, held)
+        least = min(least, held)
+        peak = max(peak, held - least)
     return peak
 
 
 def run(quick: bool) -> list[Result]:
     rounds = 10 if quick else 30
     results = [
-        *timed("2-25-25-25-2", DISK, "MSELoss", 0.50, rounds),
-        *timed("784-512-512-512-10", MNIST, "CrossEntropyLoss", 0.90, rounds),
+        *together(SMALL, 0.50, rounds),
+        *together(LARGE, 0.90, rounds),
+        apart(LARGE, 0.90, rounds // 2),
     ]
-    here, there = (peak_memory(step) for step in both(MNIST, "CrossEntropyLoss"))
-    name = "peak memory of the step, 784-512-512-512-10"
+    here, there = (peak_memory(step_of(library, LARGE)) for library in LIBRARIES.values())
+    name = f"peak memory of the step, {LARGE}"
     text = [f"{n / 1e6:.3f} MB" for n in (here, there)]
     return [*results, Result(name, "PyTorch's", here / there, 1.0, *text)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,10 @@
 """Optimizers against torch.optim's: every bit of the updates, the interface, the errors."""
 
 import copy
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -585,3 +589,34 @@ def test_parameters_that_cannot_be_optimized():
         optim.SGD(x)
     with pytest.raises(TypeError, match="parameter 0 is a Parameter, not a tinygrad_ee559.Tensor"):
         optim.SGD(torch.nn.Linear(1, 1).parameters())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the GNU C library")
+def test_a_step_gets_the_memory_that_the_last_one_freed():
+    """No page of it was given back to the system: 4 MB of gradients are a thousand."""
+    code = """
+import resource, torch
+from tinygrad_ee559 import Tensor, nn, optim
+
+torch.set_num_threads(1)
+model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(4)))
+optimizer = optim.SGD(model.parameters(), lr=1e-3)
+x = Tensor(torch.rand(100, 512))
+
+def step():
+    optimizer.zero_grad()
+    model(x).sum().backward()
+    optimizer.step()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(10): step()
+before = faults()
+for _ in range(10): step()
+print((faults() - before) / 10)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 100
