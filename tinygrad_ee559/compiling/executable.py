@@ -96,10 +96,14 @@ def as_it_is(graph: fx.GraphModule) -> Artifact:
 
 
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
-    """The graph as Inductor compiles it."""
+    """The graph as Inductor compiles it; as it is, if Inductor fails."""
     private.require_compiler()
     with compiling(len(graph.graph.nodes)):
-        return Artifact(private.artifact(graph, inputs))
+        try:
+            return Artifact(private.artifact(graph, inputs))
+        except Exception as error:
+            warnings.warn(f"this step is not compiled: {_with_release(error)}", stacklevel=2)
+            return as_it_is(graph)
 
 
 def _share_memory(kernels: private.Kernels, inputs: int) -> bool:
@@ -117,8 +121,15 @@ def _kernels(
         return private.kernels(graph, parallel)
     except Exception as error:  # this rests on private parts of torch
         warnings.warn(
-            f"this step is compiled the ordinary way, which is slower: {error!r}. Please report "
-            f"this, with your version of torch, {torch.__version__}",
+            f"this step is compiled the ordinary way, which is slower: {_with_release(error)}",
             stacklevel=2,
         )
         return None
+
+
+def _with_release(error: Exception) -> str:
+    message = str(error).strip().partition("\n")[0]
+    return (
+        f"{type(error).__name__}: {message}. Please report this, with your version of torch, "
+        f"{torch.__version__}"
+    )

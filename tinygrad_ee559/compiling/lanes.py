@@ -51,7 +51,12 @@ def widened(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphMo
         NoLanesError: an operator cannot be widened.
     """
     wide = [torch.empty(*t.shape, LANES, dtype=t.dtype) for t in inputs]
-    return traced(_Widened(graph).run, wide, {})
+    try:
+        return traced(_Widened(graph).run, wide, {})
+    except NoLanesError:
+        raise
+    except Exception as error:  # an operator minds the dimension more
+        raise NoLanesError(str(error)) from error
 
 
 class _Widened(fx.Interpreter):
@@ -68,15 +73,16 @@ class _Widened(fx.Interpreter):
         if not n.all_input_nodes:
             return target(*args, **kwargs).unsqueeze(-1)  # a constant, the same in all lanes
         rank = n.all_input_nodes[0].meta["val"].ndim
+        dtype = getattr(n.meta["val"], "dtype", None)
         first, *rest = args
         if name == "aten.clone.default":
             return first
         if name in ("aten.sum.default", "aten.mean.default"):
             reduction = getattr(first, target.overloadpacket.__name__)
-            return reduction(list(range(rank)), **kwargs) if rank else first
+            return reduction(list(range(rank)), **kwargs) if rank else _converted(first, dtype)
         if name in _ALONG:
             if not rank:
-                return first
+                return _converted(first, dtype)
             dims, *others = rest or [0 if name == "aten.cat.default" else []]
             if name in _TOGETHER:
                 first, *others = fx.node.map_aggregate((first, *others), _wide)
@@ -101,8 +107,14 @@ def _wide(value: Any) -> Any:
     return value.expand(*value.shape[:-1], LANES)
 
 
+def _converted(value: Any, dtype: torch.dtype) -> Any:
+    """What a reduction of a single number is: that number, if it is of the dtype of sums."""
+    convert = torch.ops.prims.convert_element_type.default
+    return value if value.dtype == dtype else convert(value, dtype)
+
+
 def _counted(dims: Any, rank: int) -> Any:
     """Dimensions counted from the front; all of them where none is named."""
     if isinstance(dims, int):
         return dims % rank if rank else dims
-    return [d % rank for d in dims] or list(range(rank))
+    return [d % rank for d in dims or ()] or list(range(rank))

@@ -197,8 +197,8 @@ def _table(multiply: Callable[[Any, Any], Any]) -> dict[Any, Any]:
         aten.bmm.default: multiply,
         aten.addmm.default: added,
         aten.baddbmm.default: added,
-        aten.mv.default: lambda a, x: (a * x).sum(1),
-        aten.dot.default: lambda x, y: (x * y).sum(),
+        aten.mv.default: lambda a, x: _sum(a * x, 1),
+        aten.dot.default: lambda x, y: _sum(x * y, 0),
     }
 
 
@@ -241,15 +241,15 @@ def _along_rows(a: Any, b: Any) -> Any:
     inner, columns = b.shape[-2:]
     if columns < min(inner, ROWS):  # few enough to go to the places that they have by rows
         a = _by_rows(a.mT)
-        return torch.stack([(a * b[..., j : j + 1]).sum(-2) for j in range(columns)], -1)
+        return torch.stack([_sum(a * b[..., j : j + 1], -2) for j in range(columns)], -1)
     return _computed_once(_along_columns(b.mT, a.mT)).mT
 
 
 def _along_sums(a: Any, b: Any) -> Any:
     a, b = _by_rows(a), _by_rows(b.mT)
     if a.shape[-2] <= b.shape[-2]:
-        return torch.stack([(row.unsqueeze(-2) * b).sum(-1) for row in a.unbind(-2)], -2)
-    return torch.stack([(a * column.unsqueeze(-2)).sum(-1) for column in b.unbind(-2)], -1)
+        return torch.stack([_sum(row.unsqueeze(-2) * b, -1) for row in a.unbind(-2)], -2)
+    return torch.stack([_sum(a * column.unsqueeze(-2), -1) for column in b.unbind(-2)], -1)
 
 
 def _product_of_lanes(a: Any, b: Any) -> Any:
@@ -265,8 +265,13 @@ def _sums(a: Any, b: Any) -> Any:
     if inner <= 4:
         return reduce(torch.add, [a[..., k : k + 1] * b[..., k : k + 1, :] for k in range(inner)])
     count = max(n for n in range(1, ROWS + 1) if rows % n == 0)
-    blocks = [(a[..., i::count, :].unsqueeze(-1) * b.unsqueeze(-3)).sum(-2) for i in range(count)]
+    blocks = [_sum(a[..., i::count, :].unsqueeze(-1) * b.unsqueeze(-3), -2) for i in range(count)]
     return blocks[0] if count == 1 else torch.stack(blocks, -2).flatten(-3, -2)
+
+
+def _sum(products: Any, dim: int) -> Any:
+    """Their sum along a dimension, in their own dtype: that of integers is not int64."""
+    return products.sum(dim, dtype=products.dtype)
 
 
 def _computed_once(matrix: Any) -> Any:

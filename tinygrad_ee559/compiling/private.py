@@ -8,10 +8,11 @@ if that fails, as it may with another release of torch, `artifact` is the way ba
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -84,12 +85,18 @@ def increment_versions(tensors: Iterable[torch.Tensor]) -> None:
     torch.autograd.graph.increment_version(tensors)
 
 
-def lock() -> AbstractContextManager[Any]:
-    """Inside, no other thread traces or compiles, be it for us or for torch.compile: both patch
-    parts of torch meanwhile."""
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Inside, no other thread traces or compiles, be it for us or for torch.compile, as both patch
+    parts of torch meanwhile; and Python's random numbers are not used up."""
     from torch._dynamo.convert_frame import compile_lock
 
-    return compile_lock
+    with compile_lock:
+        numbers = random.getstate()
+        try:
+            yield
+        finally:
+            random.setstate(numbers)
 
 
 def declared_arguments(operator: Any) -> Sequence[Any]:

@@ -50,7 +50,7 @@ class Program:
         self.lowered = capture.graph
         self._executable: Native | Artifact = as_it_is(capture.graph)
         if lowering.is_worth_compiling(capture.graph, capture.inputs):
-            with private.lock():
+            with private.compiling():
                 self.lowered = lowering.lowered(capture.graph, capture.inputs)
                 native = native_program(self.lowered, capture.inputs)
                 self._executable = native or artifact(self.lowered, capture.inputs)

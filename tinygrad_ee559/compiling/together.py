@@ -58,7 +58,7 @@ class Together:
             if isinstance(s, int)
         ]
         self._written = set(lowering.written(capture.graph, capture.inputs))
-        with private.lock():
+        with private.compiling():
             self._compile(len(steps))
         self._find(states)
 
