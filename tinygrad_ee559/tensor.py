@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -461,8 +463,29 @@ def root_gradient(output: Tensor, gradient: Any, create_graph: bool) -> Any:
     return gradient if create_graph else gradient._data
 
 
+class _Gathering(threading.local):
+    """What each thread has for `gathering`."""
+
+    leaves: list[Any] | None = None
+
+
+_gathering = _Gathering()
+
+
+@contextmanager
+def gathering() -> Iterator[list[Any]]:
+    """Inside, in this thread, all leaves in which backward passes leave gradients are noted."""
+    before, _gathering.leaves = _gathering.leaves, []
+    try:
+        yield _gathering.leaves
+    finally:
+        _gathering.leaves = before
+
+
 def _deposit(found: Mapping[Any, Any], create_graph: bool) -> None:
     """Add the gradients that a pass has found to those of the leaves, all or none."""
+    if _gathering.leaves is not None:
+        _gathering.leaves += found
     for leaf, g in found.items():
         old = leaf.grad
         if create_graph:

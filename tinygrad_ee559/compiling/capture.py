@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ from tinygrad_ee559.compiling.private import DispatchMode
 from tinygrad_ee559.compiling.state import SCALARS, Place, State
 from tinygrad_ee559.errors import CaptureError, MixedGraphError
 from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
-from tinygrad_ee559.tape import Leaf, Node, topological
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tape import Leaf, Node, next_order, topological
+from tinygrad_ee559.tensor import Tensor, gathering, lift
 
 aten = torch.ops.aten
 _LIBRARIES = (Path(__file__).parent.parent, Path(torch.__file__).parent)
@@ -69,6 +70,15 @@ class Gradient(NamedTuple):
     argument: int
 
 
+class Result(NamedTuple):
+    """A tensor that the function returns: the number of an output, whether it is wrapped as a
+    `Tensor`, and the number of the input that it is, if it is one."""
+
+    output: int
+    wrapped: bool
+    input: int | None
+
+
 class Recorder(DispatchMode):  # type: ignore[misc]
     """Runs operators and appends them to a graph.
 
@@ -83,6 +93,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[torch.Tensor] = []  # an id is that of a tensor as long as it lives
         self._first: fx.Node | None = None
+        self._random = torch.get_rng_state()
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that made a tensor; a new input if none did."""
@@ -98,10 +109,23 @@ class Recorder(DispatchMode):  # type: ignore[misc]
             self._know(tensor, node)
         return node
 
+    def number_of(self, tensor: torch.Tensor) -> int | None:
+        """Which of the inputs a tensor is, None if it is none."""
+        return next((i for i, t in enumerate(self.inputs) if t is tensor), None)
+
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor was made inside."""
         node = self._nodes.get(id(tensor))
         return node is not None and node.op != "placeholder"
+
+    def check_random_state(self) -> None:
+        """Raise an error if random numbers were not drawn one after the other."""
+        if not torch.equal(torch.get_rng_state(), self._random):
+            raise CaptureError(
+                f"{_place_of_user()}the state of torch's random numbers was set, which cannot be "
+                "part of a program; set seeds outside of the compiled function, and have no "
+                "function in a checkpoint that draws random numbers"
+            )
 
     def _know(self, tensor: torch.Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
@@ -142,7 +166,12 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         if function in _CONSTANTS and id(args[0]) not in self._nodes:
             return self._copied(function(*args, **kwargs))
         given, named = tree_map(partial(self._node_or_value, function), (args, kwargs))
+        draws = torch.Tag.nondeterministic_seeded in function.tags
+        if draws:
+            self.check_random_state()
         out = function(*args, **kwargs)
+        if draws:
+            self._random = torch.get_rng_state()
         node = self._call(function, given, named)
         if isinstance(out, torch.Tensor):
             if id(out) not in self._nodes:  # else it was changed in place
@@ -172,6 +201,7 @@ class Capture:
         replaced: the places in which something else was left.
         carries: whether one of them is a source, so that the next run begins with something else.
         missing: the ids of the leaves that had no gradient before the run.
+        tapes: the places of tensors with a history through which gradients went, and their nodes.
         changes: what else has changed, in words.
         state: what the run found.
         text: the graph and all that it is connected to; equal for runs that did the same.
@@ -186,6 +216,7 @@ class Capture:
         places = self.state.by_tensor()
         own = self.state.tensors[: self.state.own]
         alive = [place.tensor() for place in self.state.tensors]
+        start = next_order()
         raws = [leaf._data if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arguments = {id(raw): i for i, raw in enumerate(raws) if isinstance(raw, torch.Tensor)}
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -193,8 +224,20 @@ class Capture:
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        with recorder, _NoReading():
-            self.returned = function(*args, **kwargs)
+        arrived: set[int] = set()
+        tapes = [(p, t.node) for p, t in zip(self.state.tensors, self.state.found) if _has_tape(t)]
+        given = [leaf.node for leaf in leaves if _has_tape(leaf)]
+        with _noting({*(node for _, node in tapes), *given}, arrived), gathering() as gathered:
+            with recorder, _NoReading():
+                self.returned = function(*args, **kwargs)
+        recorder.check_random_state()
+        self.tapes = [(place, node) for place, node in tapes if id(node) in arrived]
+        if any(id(node) in arrived for node in given):
+            raise CaptureError(
+                "gradients go through the history of an argument, and those of a compiled function "
+                "end at its arguments; call backward() outside, or have it compute what led there"
+            )
+        self._check_leaves(leaf for leaf in gathered if leaf.order > start)
         after = State(function, leaves)
         self.changes = self.state.changes(after)
         outputs = self._results(recorder)
@@ -251,6 +294,17 @@ class Capture:
             ]
         )
 
+    def _check_leaves(self, gathered: Iterable[Leaf]) -> None:
+        """Raise an error if gradients were left where programs could not leave them."""
+        known = set(map(id, self.state.leaves))
+        for leaf in gathered:
+            if id(leaf) not in known:
+                raise CaptureError(
+                    "a gradient was left in a tensor that the compiled function does not reach "
+                    f"through variables, attributes, lists and dicts: {leaf.data!r:.80}; have it "
+                    "reach it that way, through self or a variable"
+                )
+
     def _results(self, recorder: Recorder) -> list[fx.Node]:
         """The nodes of the tensors among the results; notes how the results are laid out."""
         results, self.structure = tree_flatten(self.returned)
@@ -268,7 +322,11 @@ class Capture:
                 node = recorder.node_of(raw)
                 if node not in nodes:
                     nodes.append(node)
-                self.results.append((nodes.index(node), isinstance(result, Tensor)))
+                self.results.append(
+                    Result(
+                        nodes.index(node), isinstance(result, Tensor), recorder.number_of(raw)
+                    )
+                )
             elif isinstance(raw, SCALARS):
                 self.results.append(lift(raw, None) if isinstance(result, Tensor) else raw)
             else:
@@ -278,13 +336,40 @@ class Capture:
                 )
         return nodes
 
-    def assembled(self, outputs: Sequence[torch.Tensor]) -> Any:
-        """The function's results, made of the graph's outputs."""
-        results = [
-            (lift(outputs[r[0]], None) if r[1] else outputs[r[0]]) if type(r) is tuple else r
-            for r in self.results
-        ]
+    def assembled(
+        self, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor] = ()
+    ) -> Any:
+        """The function's results, made of the graph's outputs, and of inputs where it is these."""
+        results = []
+        for result in self.results:
+            if isinstance(result, Result):
+                output, wrapped, i = result
+                raw = inputs[i] if inputs and i is not None else outputs[output]
+                result = lift(raw, None) if wrapped else raw
+            elif isinstance(result, Tensor):  # a number, which the caller may change
+                result = lift(result._data, None)
+            results.append(result)
         return tree_unflatten(results, self.structure)
+
+
+def _has_tape(value: Any) -> bool:
+    """Whether it is a tensor that was computed."""
+    return (
+        isinstance(value, Tensor) and value.node is not None and not isinstance(value.node, Leaf)
+    )
+
+
+@contextmanager
+def _noting(nodes: Iterable[Any], arrived: set[int]) -> Iterator[None]:
+    """Inside, it is noted to which nodes gradients come, by their ids."""
+    hooks = [(node, node.hooks, lambda _g, node=node: arrived.add(id(node))) for node in nodes]
+    for node, before, hook in hooks:
+        node.hooks = [*(before or ()), hook]
+    try:
+        yield
+    finally:
+        for node, before, _ in hooks:
+            node.hooks = before
 
 
 def _check_argument(value: Any) -> None:

@@ -75,8 +75,10 @@ class Conditions:
 
     Args:
         state: what it found.
+        inputs: the places of tensors that it computed with.
         replaced: the places in which it left other tensors.
         missing: the ids of the leaves that had no gradient.
+        tapes: places of tensors through whose history gradients went, with their nodes.
         arguments: the leaves of its arguments.
         structure: how these were nested.
     """
@@ -84,8 +86,10 @@ class Conditions:
     def __init__(
         self,
         state: State,
+        inputs: Collection[Place],
         replaced: Collection[Place],
         missing: Collection[int],
+        tapes: Sequence[tuple[Place, Any]],
         arguments: Sequence[Any] = (),
         structure: Any = None,
     ) -> None:
@@ -103,6 +107,17 @@ class Conditions:
         leaves = [*self._leaves, *(arguments[i].node for i in given)]
         self._missing = [id(leaf) in missing for leaf in leaves]
         self._hooks = [leaf.hooks and [*leaf.hooks] for leaf in leaves]
+        # Of tensors that are no inputs Python may have asked for the shape, or whether they exist.
+        elsewhere = {*inputs, *replaced}
+        holders = {id(argument) for argument in arguments}
+        self._others = [
+            (place, Look(tensor))
+            for place, tensor in zip(state.tensors, state.found)
+            if place not in elsewhere
+            and place.holder.__class__ is not Leaf
+            and id(place.holder) not in holders
+        ]
+        self._tapes = tapes
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
         watched = [(p, v) for p, v in [*state.values, *state.wrappers] if p not in replaced]
@@ -136,6 +151,12 @@ class Conditions:
             return False
         if [tensor.node for tensor in self._tensors] != self._nodes:
             return False
+        for place, look in self._others:
+            if not look.fits(place.get()):
+                return False
+        for place, node in self._tapes:
+            if getattr(place.get(), "node", None) is not node:
+                return False
         leaves = self._leaves
         if self._leaf_arguments:
             leaves = [*leaves, *(arguments[i].node for i in self._leaf_arguments)]

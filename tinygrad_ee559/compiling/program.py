@@ -92,7 +92,13 @@ class Program:
             )
         self._state = capture.state
         conditions = Conditions(
-            capture.state, capture.replaced, capture.missing, arguments, structure
+            capture.state,
+            [source for source in capture.sources if isinstance(source, Place)],
+            capture.replaced,
+            capture.missing,
+            capture.tapes,
+            arguments,
+            structure,
         )
         self.conditions.insert(0, conditions)
         del self.conditions[KEPT:]
@@ -162,7 +168,7 @@ class Program:
         self._leave(self._effects, arguments, inputs, outputs)
         if gradients is not None:
             gradients.leave()
-        return self._capture.assembled(outputs)
+        return self._capture.assembled(outputs, inputs)
 
     def loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns in each of many steps, stacked.

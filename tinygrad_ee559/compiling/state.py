@@ -13,21 +13,28 @@ import functools
 import sys
 import sysconfig
 import types
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, lift
 
 #: Values that are compared; of all others it counts which object they are.
-SCALARS = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
+SCALARS = (
+    int, float, complex, bool, str, bytes, type(None), range, slice, np.generic,
+    torch.dtype, torch.device,
+)  # fmt: skip
 #: Where the modules are that the user has not written himself.
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 #: The instructions by which Python gets at attributes and methods.
 _OF_OBJECTS = "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"
+#: Methods that run where instances are made.
+_MAKING = "__init__", "__new__", "__post_init__"
 
 
 class Caller:
@@ -103,8 +110,9 @@ class State:
 
     Attributes:
         tensors: the places that hold tensors, or gradients that are not there yet.
+        found: what was in each of them.
         values: the other places, with what is in them.
-        sizes: the dicts and lists, with their lengths and paths.
+        sizes: the dicts, lists and queues, with their lengths and paths.
         wrappers: the places of `Tensor`s in which gradients gather, with these.
         leaves: where these gather.
         kinds: what else was found, in order, by path: of functions the code, of objects the class.
@@ -113,13 +121,15 @@ class State:
 
     def __init__(self, function: Any, arguments: Sequence[Any] = ()) -> None:
         self.tensors: list[Place] = []
+        self.found: list[Any] = []
         self.values: list[tuple[Place, Any]] = []
         self.sizes: list[tuple[Any, int, str]] = []
         self.wrappers: list[tuple[Place, Tensor]] = []
         self.leaves: list[Leaf] = []
         self.kinds: list[tuple[str, Any]] = []
         self._seen: dict[int, Any] = {}
-        self._classes: dict[type, str] = {}
+        self._classes: dict[type, str] = {}  # of the objects that were found
+        self._makers: dict[type, str] = {}  # of objects that may be made
         self._called = {"__call__", "forward"}
         self._object(function, getattr(function, "__name__", type(function).__name__))
         while self._methods():
@@ -128,6 +138,10 @@ class State:
         for i, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
                 self._leaf(argument, f"argument {i}")
+            elif not isinstance(argument, (torch.Tensor, *SCALARS)):
+                self._object(argument, f"argument {i}")
+        while self._methods():
+            pass
 
     def by_tensor(self) -> dict[int, Place]:
         """The place of each torch tensor, by the tensor's id."""
@@ -166,6 +180,7 @@ class State:
             self.values += [(place, value), (Place(value, "data", place.path), value._data)]
         elif isinstance(value, (Tensor, torch.Tensor)):
             self.tensors.append(place)
+            self.found.append(value)
         else:
             self.values.append((place, value))
             if not isinstance(value, SCALARS):
@@ -179,6 +194,7 @@ class State:
                 number = place.number()
                 if number is None or isinstance(number, torch.Tensor):
                     self.tensors.append(place)
+                    self.found.append(place.get())
                 else:
                     self.values.append((place, number))
 
@@ -205,11 +221,13 @@ class State:
             self._object(value.functions, path)
         elif isinstance(value, dict):
             self._dict(value, path, "[{!r}]")
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple, deque)):
             self.sizes.append((value, len(value), path))
             for i, item in enumerate(value):
                 self._visit(item, Place(value, i, f"{path}[{i}]"))
-        elif not isinstance(value, (type, types.ModuleType)) and hasattr(value, "__dict__"):
+        elif isinstance(value, type):
+            self._makers.setdefault(value, path)
+        elif not isinstance(value, types.ModuleType) and hasattr(value, "__dict__"):
             self._dict(vars(value), path, ".{}")
             self._classes.setdefault(type(value), path)
 
@@ -232,22 +250,26 @@ class State:
                 continue
         if package == "tinygrad_ee559":  # keeps nothing in global variables
             return
-        for name in _names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"):
-            if name in function.__globals__:
-                self._visit(function.__globals__[name], Place(function.__globals__, name, name))
+        variables = function.__globals__
+        for name in _names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"):
+            if name in variables:
+                self._visit(variables[name], Place(variables, name, name))
+        self._dict(vars(function), path, ".{}")
         self._called.update(_names(function.__code__, *_OF_OBJECTS))
         self._object(function.__defaults__, f"{path}.__defaults__")
         self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
 
     def _methods(self) -> bool:
-        """Look at methods that have a name which was called; whether there were new ones."""
+        """Look at methods that have a name which was called, or that Python calls by itself, as for
+        operators; whether there were new ones."""
         methods = [
             (method, f"{path}.{name}")
-            for kind, path in self._classes.items()
+            for kind, path in {**self._classes, **self._makers}.items()
             for base in kind.__mro__
             if _is_users(base.__module__)
             for name, method in vars(base).items()
             if name in self._called
+            or (name.startswith("__") and (kind in self._makers or name not in _MAKING))
         ]
         before = len(self._seen)
         for method, path in methods:

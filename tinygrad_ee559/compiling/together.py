@@ -41,6 +41,11 @@ class Together:
     ) -> None:
         if any(isinstance(effect, int) for effect in capture.effects):
             raise CaptureError("the arguments of an ensemble's steps cannot require gradients")
+        if capture.tapes:
+            raise CaptureError(
+                f"gradients go through the history of {capture.tapes[0][0]}, which was computed "
+                "outside of the steps of an ensemble; compute it inside"
+            )
         if capture.moves:
             raise CaptureError(
                 f"the steps of an ensemble leave a tensor as it is in {capture.moves[0][0]}, and "
@@ -101,8 +106,10 @@ class Together:
         self._conditions = [
             Conditions(
                 state,
+                [state.tensors[positions[s]] for s in capture.sources if isinstance(s, Place)],
                 {state.tensors[positions[place]] for place in capture.replaced},
                 {id(leaf) for leaf, none in zip(state.leaves, missing) if none},
+                (),
             )
             for state in states
         ]
