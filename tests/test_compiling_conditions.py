@@ -4,15 +4,18 @@ In each test a program runs, then something changes that the function depends on
 itself says what is right.
 """
 
-import copy
 import gc
+import inspect
+import random
 import threading
 import warnings
 import weakref
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from steps import close, interpreted, own_cache
 
 import tinygrad_ee559 as tg
@@ -232,7 +235,209 @@ def test_arguments_that_share_memory_with_a_parameter(interpreted):
     assert fast(w.data).tolist() == [4, 4]
 
 
+# ------------------------------------------- what only Python looks at, and not torch
+
+
+class Bench:
+    """A place for anything."""
+
+    def __init__(self, **fields):
+        vars(self).update(fields)
+
+
+class Losses:
+    @staticmethod
+    def squared(x):
+        return (x * x).sum() * FACTOR
+
+    def __getitem__(self, i):
+        return FACTOR
+
+    def __call__(self, x):
+        return x.sum() * FACTOR
+
+
+LOSSES = Losses()
+ONES = torch.ones(2)
+CHANGES = {
+    "length": ({"it": torch.ones(4, 2)}, lambda b, x: x / len(b.it), torch.ones(8, 2)),
+    "dtype": ({"it": ONES}, lambda b, x: x.to(b.it.dtype), ONES.double()),
+    "shape": ({"it": ONES}, lambda b, x: x.reshape(b.it.shape), torch.ones(2, 1)),
+    "presence": ({"it": None}, lambda b, x: x if b.it is None else x * 3, ONES),
+    "absence": ({"it": ONES}, lambda b, x: x if b.it is None else x * 3, None),
+    "kind": ({"it": ONES}, lambda b, x: x * (1 + isinstance(b.it, tg.Tensor)), tg.Tensor(ONES)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_tensors_that_no_operator_uses(interpreted, change):
+    fields, function, other = CHANGES[change]
+    bench = Bench(**fields)
+    fast = compiled(lambda x: function(bench, x), ONES)
+    bench.it = other
+    found, expected = fast(ONES), function(bench, ONES)
+    assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
+def test_a_tensor_that_begins_to_require_gradients(interpreted):
+    w = tg.Tensor([1.0, 2.0])
+    fast = compiled(lambda x: x * (2 + w.requires_grad), ONES)
+    w.requires_grad_()
+    assert fast(ONES).tolist() == [3, 3]
+
+
+def test_what_is_kept_the_first_time(interpreted):
+    bench = Bench(first=None)
+
+    def function(x):
+        if bench.first is None:
+            bench.first = x.sum()
+        return x * 2
+
+    fast = tg.compile(function)
+    for i in range(4):
+        fast(torch.full((2,), float(i)))
+    assert bench.first.item() == 0 and fast.programs
+    bench.first = None
+    fast(torch.full((2,), 9.0))
+    assert bench.first.item() == 18
+
+
+def test_fields_of_objects_that_are_arguments(interpreted):
+    settings, dropout = Bench(scale=2.0), nn.Dropout(1.0)
+    fast = compiled(lambda x, s, layer: layer(x) + s.scale, tg.Tensor(ONES), settings, dropout)
+    settings.scale = 5.0
+    assert fast(tg.Tensor(ONES), settings, dropout).tolist() == [5, 5]
+    dropout.eval()
+    assert fast(tg.Tensor(ONES), settings, dropout).tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("make", [lambda: np.float32(3), lambda: slice(0, 3), lambda: range(3)])
+def test_arguments_that_are_equal_are_the_same(interpreted, monkeypatch, make):
+    fast = compiled(lambda x, _value: x * 2, ONES, make())
+    monkeypatch.setattr(fast, "_watched", None)
+    assert fast(ONES, make()).tolist() == [2, 2]
+
+
+def scaled(x):
+    return x * scaled.factor
+
+
+def test_attributes_of_functions(interpreted, monkeypatch):
+    monkeypatch.setattr(scaled, "factor", 2.0, raising=False)
+    fast = compiled(scaled, ONES)
+    scaled.factor = 7.0
+    assert fast(ONES).tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: Losses.squared(x), lambda x: Losses()(x), lambda x: x * LOSSES[0]],
+    ids=["static", "made inside", "special"],
+)
+def test_global_variables_of_other_methods(interpreted, monkeypatch, function):
+    fast = compiled(function, ONES)
+    monkeypatch.setitem(globals(), "FACTOR", 7.0)
+    assert fast(ONES).tolist() == function(ONES).tolist()
+
+
+def test_a_history_that_was_made_outside(interpreted):
+    w = tg.Tensor([1.0, 1.0], requires_grad=True)
+    embedded = w * torch.tensor([2.0, 2.0])
+
+    def train(x):
+        w.grad = None
+        (embedded * x).sum().backward(retain_graph=True)
+
+    fast = compiled(train, ONES)
+    embedded = w * torch.tensor([3.0, 3.0])
+    fast(ONES)
+    assert w.grad.tolist() == [3, 3]
+
+
+def test_histories_that_nobody_goes_back_through_do_not_count(interpreted, monkeypatch):
+    w = tg.Tensor([1.0, 1.0], requires_grad=True)
+    fast = compiled(lambda x: x.detach() * 2, w * 2)
+    monkeypatch.setattr(fast, "_watched", None)
+    assert fast(w * 3).tolist() == [6, 6]
+
+
 # -------------------------------------------------------------------- what is refused
+
+
+def test_gradients_through_the_history_of_an_argument():
+    layer = nn.Linear(2, 1)
+    fast = tg.compile(lambda h: (h * h).sum().backward())
+    with pytest.raises(errors.CaptureError, match="through the history of an argument, .*outside"):
+        fast(layer(torch.ones(3, 2)))
+
+
+class Shared:
+    weight = tg.Tensor([1.0, 1.0], requires_grad=True)
+
+
+def test_gradients_of_tensors_that_are_not_found():
+    fast = tg.compile(lambda x: (Shared.weight * x).sum().backward())
+    with pytest.raises(errors.CaptureError, match=r"does not reach .*: tensor\(\[1., 1.\]\)"):
+        fast(ONES)
+
+
+def test_gradients_of_tensors_made_inside(interpreted):
+    def slope(x):
+        w = tg.Tensor(x, requires_grad=True)
+        (w * w).sum().backward()
+        return w.grad
+
+    assert compiled(slope, ONES)(ONES).tolist() == [2, 2]
+
+
+def test_queues_are_looked_through(interpreted):
+    w = tg.Tensor([1.0, 1.0], requires_grad=True)
+    layers, seen = deque([w]), deque([torch.zeros(2)] * 2, maxlen=2)
+
+    def function(x):
+        w.grad = None
+        (layers[0] * x).sum().backward()
+        seen.append(x * 2)
+
+    fast = compiled(function, ONES)
+    for i in range(4):
+        fast(torch.full((2,), float(i)))
+    assert w.grad.tolist() == [3, 3] and [t[0].item() for t in seen] == [4, 6]
+
+
+def seeded(x):
+    torch.manual_seed(0)
+    return x + torch.rand(2)
+
+
+def forked(x):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return x + torch.rand(2)
+
+
+def recomputed(x):
+    w = tg.Tensor(x, requires_grad=True)
+    tg.checkpoint(lambda w: torch.nn.functional.dropout(w, 0.5), w).sum().backward()
+    return w.grad
+
+
+@pytest.mark.parametrize("function", [seeded, forked, recomputed])
+def test_random_numbers_that_are_set_back(function):
+    with pytest.raises(errors.CaptureError, match=r"\.py, line \d+: the state of torch's random"):
+        tg.compile(function)(ONES)
+
+
+def test_random_numbers_that_are_drawn_in_order(interpreted):
+    def function(x):
+        return F.dropout(x, 0.5) + torch.rand(100)
+
+    fast = compiled(function, torch.ones(100), calls=2)
+    torch.manual_seed(0)
+    found = fast(torch.ones(100))
+    torch.manual_seed(0)
+    assert torch.equal(found, function(torch.ones(100)))
 
 
 def test_arguments_that_hold_tensors():
@@ -342,26 +547,26 @@ def test_ensembles_inside_a_compiled_function(interpreted):
     assert len(outer.programs) == 1
 
 
-class Trainer:
-    def __init__(self, rate):
-        self.weight = torch.zeros(2)
-        self.rate = rate
-
-    @tg.compile
-    def step(self, x):
-        """One step."""
-        self.weight.sub_(self.rate * x)
-        return self.weight.sum()
+def test_programs_that_no_call_wants_any_more_are_forgotten(interpreted, monkeypatch):
+    monkeypatch.setattr("tinygrad_ee559.compiling.compiled.KEPT", 2)
+    fast = tg.compile(lambda x: x * 2)
+    for size in (1, 2, 3, 4):
+        for _ in range(2):
+            fast(torch.ones(size))
+    assert len(fast.programs) == 2
 
 
-def test_methods(interpreted):
-    one, two = Trainer(1.0), Trainer(2.0)
-    for _ in range(4):
-        one.step(torch.ones(2))
-        two.step(torch.ones(2))
-    assert one.weight.tolist() == [-4, -4] and two.weight.tolist() == [-8, -8]
-    assert len(one.step.programs) == len(two.step.programs) == 1
-    assert Trainer.step.__doc__ == "One step."
-    three = copy.deepcopy(two)
-    three.step(torch.ones(2))
-    assert two.weight.tolist() == [-8, -8] and three.weight.tolist() == [-10, -10]
+def test_python_draws_the_same_random_numbers(own_cache):
+    random.seed(0)
+    before = random.getstate()
+    compiled(lambda x: (x * 3.25).exp() + 1, ONES)
+    assert random.getstate() == before
+
+
+def test_signatures():
+    def function(x, y=3):
+        """What it does."""
+
+    fast = tg.compile(function)
+    assert inspect.signature(fast) == inspect.signature(function)
+    assert (fast.__name__, fast.__doc__) == ("function", "What it does.")

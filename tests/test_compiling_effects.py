@@ -59,6 +59,32 @@ def test_constants_that_are_returned_belong_to_the_caller(own_cache):
         constant.mul_(10)
 
 
+def test_numbers_that_are_returned_belong_to_the_caller(interpreted):
+    fast = tg.compile(lambda x: (tg.Tensor(2.0), x * 2))
+    for _ in range(5):
+        number, _ = fast(torch.ones(2))
+        assert number.item() == 2
+        number.data = 10.0
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_state_that_is_returned_stays_state(interpreted, wrapped):
+    total = tg.Tensor(torch.zeros(2)) if wrapped else torch.zeros(2)
+
+    def function(x):
+        total.add_(x)
+        x.mul_(2)
+        return total, x
+
+    fast = tg.compile(function)
+    for i in range(4):
+        x = torch.full((2,), float(i))
+        result, doubled = fast(x)
+        assert result.data_ptr() == total.data_ptr() and doubled.data_ptr() == x.data_ptr()
+        assert doubled.tolist() == [2 * i] * 2
+    assert total.tolist() == [6, 6]
+
+
 def test_constants_that_are_kept(interpreted):
     state = {"n": torch.tensor(5.0)}
 
@@ -340,3 +366,32 @@ def test_what_changes_in_every_call_and_changes_nothing_is_named(interpreted):
     (message,) = [str(w.message) for w in caught if "had to be watched" in str(w.message)]
     assert "same in 32 calls" in message and "holder.epoch (31, then 32)" in message
     assert caught[-1].filename == __file__
+
+
+def test_functions_without_inputs_or_outputs():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in (lambda: torch.ones(2) * 2, lambda: torch.rand(2).sum() * 0):
+            fast = tg.compile(function)
+            for _ in range(3):
+                assert fast().tolist() == function().tolist()
+        fast = tg.compile(lambda x: [x.sum() * 2][1:])
+        for _ in range(3):
+            assert fast(torch.ones(2)) == []
+
+
+def test_steps_that_inductor_fails_at(own_cache):
+    def shuffled(x):
+        return x[torch.randperm(len(x))] * 2
+
+    fast = tg.compile(shuffled)
+    x = torch.arange(10.0)
+    fast(x)
+    with pytest.warns(
+        UserWarning, match="this step is not compiled: RuntimeError: .*Please report"
+    ):
+        fast(x)
+    torch.manual_seed(0)
+    found = fast(x)
+    torch.manual_seed(0)
+    assert torch.equal(found, shuffled(x))

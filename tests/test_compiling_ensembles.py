@@ -400,3 +400,76 @@ def test_arguments_without_members(shapes, message):
 def test_an_ensemble_of_nothing():
     with pytest.raises(ValueError, match="at least one"):
         tg.ensemble([])
+
+
+# ------------------------------------------------------------ operators that lanes mind
+
+
+def rescaled(x, y):
+    """A gradient, say, is made no longer than 1."""
+    return x / x.norm().clamp(min=1)
+
+
+def kept_dims(x, y):
+    return x / (x * x).sum(None, keepdim=True)
+
+
+def counted_right(x, y):
+    return (x.sum().gt(0) == y.sum().gt(0)).sum()
+
+
+def repeated(x, y):
+    return x.repeat_interleave(2, 0)
+
+
+@pytest.mark.parametrize("function", [rescaled, kept_dims, counted_right, repeated])
+def test_operators_in_lanes(function):
+    weights = [torch.full((3,), float(i + 1)) for i in range(2)]
+    steps = [lambda x, y, w=w: function(x * w, y) for w in weights]
+    ensemble = tg.ensemble(steps)
+    x, y = data(4, 2)
+    found = ensemble.loop(x, y)
+    expected = torch.stack(
+        [torch.stack([step(x[i, j], y[i, j]) for j, step in enumerate(steps)]) for i in range(4)]
+    )
+    assert len(ensemble._together) == 1
+    close([found], [expected])
+
+
+def test_what_changes_between_rounds_needs_no_new_program(interpreted):
+    """As the counters of a schedule do, which each member holds."""
+    members = [Training(seed=seed) for seed in range(2)]
+    for member in members:
+        member.step.rounds = 0
+    ensemble = tg.ensemble([member.step for member in members])
+    with pytest.warns(UserWarning, match=r"did the same in 32 calls .*rounds \(\d+, then \d+\)"):
+        for round in range(34):
+            for member in members:
+                member.step.rounds = round
+            ensemble.loop(*data(4, 2))
+    assert len(ensemble._together) == 2  # one before there were stacks, in which tensors lie apart
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda x: tg.Tensor(x, requires_grad=True), lambda x: tg.Tensor(x, requires_grad=True) * 2],
+)
+def test_stacked_arguments_that_require_gradients(wrapped):
+    for run in (tg.ensemble([torch.sin] * 2).loop, tg.compile(torch.sin).loop):
+        with pytest.raises(errors.CaptureError, match="cannot require gradients or have a history"):
+            run(wrapped(torch.ones(3, 2)))
+
+
+def test_histories_outside_of_members():
+    def member():
+        w = tg.Tensor([1.0, 1.0], requires_grad=True)
+        outside = w * 2
+
+        def step(x):
+            w.grad = None
+            (outside * x).sum().backward(retain_graph=True)
+
+        return step
+
+    with pytest.raises(errors.CaptureError, match="history of outside, which was computed outside"):
+        tg.ensemble([member(), member()]).loop(torch.ones(3, 2, 2))

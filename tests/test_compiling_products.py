@@ -90,3 +90,23 @@ def test_steps_with_large_products(dtype, one_or_two_threads):
     same_training(ours, theirs)
     (program,) = compiled.programs
     assert program.kind == "native"
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.int8])
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        torch.mm,
+        lambda a, b: a.mv(b[:, 0]),
+        lambda a, b: b[:, 0].dot(b[:, 1]),
+        lambda a, b: a[None] @ b[None],
+        lambda a, b: torch.addmm(b[0], a, b, alpha=2, beta=3),
+    ],
+    ids=["mm", "mv", "dot", "bmm", "addmm"],
+)
+def test_products_of_integers(dtype, multiply):
+    a, b = torch.arange(24).view(4, 6).to(dtype), torch.arange(30).view(6, 5).to(dtype)
+    compiled = tg.compile(multiply)
+    for _ in range(3):
+        found = compiled(a, b)
+    assert found.dtype == dtype and torch.equal(found, multiply(a, b))

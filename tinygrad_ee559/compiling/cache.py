@@ -33,14 +33,14 @@ def key(*parts: str) -> str:
 
 
 def load(name: str) -> tuple[str, Any] | None:
-    """The path of a program's library and its description, None if it is not there."""
-    folder = directory() / name
+    """The path of a program's library and its description, None if it is not there, or damaged."""
+    library, description = (directory() / name / file for file in ("program.so", "program.json"))
     try:
-        description = json.loads((folder / "program.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads(description.read_text())
+        whole = found["digest"] == _digest(library)
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    library = folder / "program.so"
-    return (str(library), description) if library.exists() else None
+    return (str(library), found) if whole else None
 
 
 def discard(name: str) -> None:
@@ -48,7 +48,7 @@ def discard(name: str) -> None:
     shutil.rmtree(directory() / name, ignore_errors=True)
 
 
-def store(name: str, library: str, source: str, description: Any) -> None:
+def store(name: str, library: str, source: str, description: dict[str, Any]) -> None:
     """Keep a program and its source in C++; nobody sees half of it.
 
     Where nothing can be written, nothing is kept.
@@ -62,10 +62,16 @@ def store(name: str, library: str, source: str, description: Any) -> None:
     try:
         shutil.copyfile(library, folder / "program.so")
         (folder / "program.cpp").write_text(source)
-        (folder / "program.json").write_text(json.dumps(description))
+        found = {"digest": _digest(folder / "program.so"), **description}
+        (folder / "program.json").write_text(json.dumps(found))
         folder.rename(target)
     except OSError:  # another process was quicker, or the disk is full
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(library: Path) -> str:
+    """What tells a library from one that was damaged, which would crash the process."""
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def _processor() -> str:

@@ -227,9 +227,9 @@ class Capture:
         arrived: set[int] = set()
         tapes = [(p, t.node) for p, t in zip(self.state.tensors, self.state.found) if _has_tape(t)]
         given = [leaf.node for leaf in leaves if _has_tape(leaf)]
-        with _noting({*(node for _, node in tapes), *given}, arrived), gathering() as gathered:
-            with recorder, _NoReading():
-                self.returned = function(*args, **kwargs)
+        noting = _noting({*(node for _, node in tapes), *given}, arrived)
+        with noting, gathering() as gathered, recorder, _NoReading():
+            self.returned = function(*args, **kwargs)
         recorder.check_random_state()
         self.tapes = [(place, node) for place, node in tapes if id(node) in arrived]
         if any(id(node) in arrived for node in given):
@@ -323,9 +323,7 @@ class Capture:
                 if node not in nodes:
                     nodes.append(node)
                 self.results.append(
-                    Result(
-                        nodes.index(node), isinstance(result, Tensor), recorder.number_of(raw)
-                    )
+                    Result(nodes.index(node), isinstance(result, Tensor), recorder.number_of(raw))
                 )
             elif isinstance(raw, SCALARS):
                 self.results.append(lift(raw, None) if isinstance(result, Tensor) else raw)
@@ -354,9 +352,7 @@ class Capture:
 
 def _has_tape(value: Any) -> bool:
     """Whether it is a tensor that was computed."""
-    return (
-        isinstance(value, Tensor) and value.node is not None and not isinstance(value.node, Leaf)
-    )
+    return isinstance(value, Tensor) and value.node is not None and not isinstance(value.node, Leaf)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import MethodType
@@ -12,33 +14,75 @@ import torch
 from tinygrad_ee559.compiling.program import Program
 from tinygrad_ee559.compiling.runs import Runs, counted
 from tinygrad_ee559.compiling.state import Caller
-from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
+from tinygrad_ee559.compiling.streams import (
+    as_stack,
+    as_tensors,
+    contiguous,
+    entry,
+    joined,
+    streams_of,
+)
+from tinygrad_ee559.errors import CompilerError
 from tinygrad_ee559.private import is_batched, is_watched, tree_flatten
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tensor import Tensor
+
+#: So many programs of one function are kept, those that were made last.
+KEPT = 64
 
 
 class Compiled(Caller):
     """A function that runs as one program once two runs did the same. `compile` says more."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+        if isinstance(function, (staticmethod, classmethod)):
+            raise TypeError(
+                f"a {type(function).__name__} cannot be compiled, but its function can; write "
+                f"@{type(function).__name__} above @compile"
+            )
         self.functions = [function]
         self.programs: list[Program] = []
         self._runs = Runs(function)
         self._lock = threading.RLock()
-        self.__name__ = getattr(function, "__name__", type(function).__name__)
-        self.__doc__ = function.__doc__
+        self._failure: CompilerError | None = None
+        #: Of a method: whose it is, and by what name.
+        self._owner: tuple[Any, str] | None = None
+        self.__name__ = type(function).__name__  # if it has none
+        functools.update_wrapper(self, function, updated=())
+        self._attribute = self.__name__
+        self._key = f"compiled {self.__name__}"
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._attribute = name
+        self._key = f"compiled {name} of {owner.__qualname__}"
 
     def __get__(self, instance: Any, owner: type | None = None) -> Compiled:
-        """The method of one instance, which is compiled for itself."""
+        """The method of one instance, which is compiled for itself, and kept by the instance."""
         if instance is None:
             return self
-        bound = Compiled(MethodType(self.function, instance))
-        vars(instance)[self.__name__] = bound  # where it is found first from now on
+        fields = getattr(instance, "__dict__", None)
+        if fields is None:
+            raise TypeError(
+                f"a compiled method is kept in its instance, and a {type(instance).__name__} has "
+                "no __dict__; add that to its __slots__"
+            )
+        bound: Compiled | None = fields.get(self._key)
+        if bound is None or bound._owner is None or bound._owner[0] is not instance:  # of a copy
+            bound = Compiled(MethodType(self.functions[0], instance))
+            bound._owner = instance, self._attribute
+            if isinstance(instance, type):
+                setattr(instance, self._key, bound)
+            else:
+                fields[self._key] = bound
         return bound
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Compiled, (self.function,)  # programs stay where they are
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Programs stay where they are."""
+        if self._owner is not None:
+            return getattr, self._owner
+        name = getattr(self, "__qualname__", "")
+        if getattr(sys.modules.get(self.__module__), name, None) is self:
+            return name
+        return Compiled, (self.functions[0],)
 
     def __repr__(self) -> str:
         return f"<compiled {self.__name__}, {counted(self.programs)}>"
@@ -46,7 +90,7 @@ class Compiled(Caller):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = _flat(args, kwargs)
         if _must_be_seen(leaves):
-            return self.function(*args, **kwargs)  # a program would hide what it does
+            return self.functions[0](*args, **kwargs)  # a program would hide what it does
         with self._lock:
             found = self._program(leaves, structure)
             if found is not None:
@@ -63,26 +107,27 @@ class Compiled(Caller):
         Raises:
             ValueError: the arguments are not as many.
         """
-        args = as_tensors(args)
-        given = streams_of(args, ("steps",))
-        streams = [stream.contiguous() for stream in given]
-        leaves, structure = _flat(args, {})
-        wrapped = [isinstance(leaf, Tensor) for leaf in leaves]
-        hidden = not _must_be_seen(leaves)
+        given = as_tensors(args)
+        originals = streams_of(given, ("steps",))
+        args = contiguous(given)
+        streams = streams_of(args, ("steps",))
+        hidden = not _must_be_seen(streams)
         returned = []
         with self._lock:
-            for step in range(len(streams[0])):
-                now = [lift(s[step], None) if w else s[step] for s, w in zip(streams, wrapped)]
-                found = self._program(now, structure) if hidden else None
-                if found is not None and not found[0].carries:
-                    program, inputs = found
-                    rest = [stream[step:] for stream in streams]
-                    returned.append(program.loop(rest, inputs))
-                    for original, copy in zip(given, rest):
-                        if copy._version and copy.data_ptr() != original[step:].data_ptr():
-                            original[step:].copy_(copy)  # which was changed in place
-                    break
-                returned.append(joined([as_stack(self(*entry(args, step)))]))  # a copy
+            try:
+                for step in range(len(streams[0])):
+                    now = entry(args, step)
+                    leaves, structure = _flat(now, {})
+                    found = self._program(leaves, structure) if hidden else None
+                    if found is not None and not found[0].carries:
+                        program, inputs = found
+                        returned.append(program.loop([s[step:] for s in streams], inputs))
+                        break
+                    returned.append(joined([as_stack(self(*now))]))  # a copy
+            finally:
+                for original, copy in zip(originals, streams):
+                    if copy is not original and copy._version:  # it was changed in place
+                        original.copy_(copy)
         return joined(returned)
 
     def _program(
@@ -97,13 +142,19 @@ class Compiled(Caller):
 
     def _watched(self, args: Any, kwargs: Any, leaves: Sequence[Any], structure: Any) -> Any:
         """Run the function itself, and compile what it did if it did so before."""
+        if self._failure is not None:
+            raise self._failure
         capture, again = self._runs.run(args, kwargs)
         for program in self.programs:
             if program.text == capture.text and not capture.changes:
                 program.admit(capture, leaves, structure)
                 return capture.returned
         if again:
-            self.programs.insert(0, Program(capture, leaves, structure))
+            try:
+                self.programs.insert(0, Program(capture, leaves, structure))
+            except CompilerError as error:  # for the next call: this one has done its work
+                self._failure = error
+            del self.programs[KEPT:]
         return capture.returned
 
 

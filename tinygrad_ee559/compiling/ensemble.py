@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.runs import Runs, counted
 from tinygrad_ee559.compiling.state import Caller
 from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
 from tinygrad_ee559.compiling.together import Together
+from tinygrad_ee559.errors import CompilerError
 from tinygrad_ee559.private import is_watched, tree_flatten
 
 
@@ -25,6 +27,7 @@ class Ensemble(Caller):
         self._runs = Runs(self.steps[0])
         self._together: list[Together] = []
         self._lock = threading.RLock()
+        self._failure: CompilerError | None = None
 
     def __repr__(self) -> str:
         return f"<ensemble of {len(self)}, {counted(self._together)}>"
@@ -83,12 +86,25 @@ class Ensemble(Caller):
         if is_watched():
             results = [f(*a) for f, a in zip(self.steps, arguments)]
         else:
+            if self._failure is not None:
+                raise self._failure
             capture, again = self._runs.run(arguments[0], {})
             results = [capture.returned]
             results += [f(*a) for f, a in zip(self.steps[1:], arguments[1:])]
-            if again:
-                self._together.append(Together(capture, self.steps, structure))
+            self._learn(capture, again, structure)
         return joined([as_stack(result, 2) for result in results], 1)
+
+    def _learn(self, capture: Capture, again: bool, structure: Any) -> None:
+        """Compile what the first member did, if it did so before and nothing is compiled for it."""
+        for together in self._together:
+            if together.text == capture.text and together.structure == structure:
+                together.admit(capture, self.steps)
+                return
+        if again:
+            try:
+                self._together.append(Together(capture, self.steps, structure))
+            except CompilerError as error:  # for the next call: this one has done its work
+                self._failure = error
 
 
 def ensemble(steps: Sequence[Callable[..., Any]]) -> Ensemble:

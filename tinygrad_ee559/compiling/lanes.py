@@ -73,16 +73,19 @@ class _Widened(fx.Interpreter):
         if not n.all_input_nodes:
             return target(*args, **kwargs).unsqueeze(-1)  # a constant, the same in all lanes
         rank = n.all_input_nodes[0].meta["val"].ndim
-        dtype = getattr(n.meta["val"], "dtype", None)
         first, *rest = args
         if name == "aten.clone.default":
             return first
         if name in ("aten.sum.default", "aten.mean.default"):
             reduction = getattr(first, target.overloadpacket.__name__)
-            return reduction(list(range(rank)), **kwargs) if rank else _converted(first, dtype)
+            return (
+                reduction(list(range(rank)), **kwargs)
+                if rank
+                else _converted(first, n.meta["val"].dtype)
+            )
         if name in _ALONG:
             if not rank:
-                return _converted(first, dtype)
+                return _converted(first, n.meta["val"].dtype)
             dims, *others = rest or [0 if name == "aten.cat.default" else []]
             if name in _TOGETHER:
                 first, *others = fx.node.map_aggregate((first, *others), _wide)

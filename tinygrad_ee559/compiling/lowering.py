@@ -130,11 +130,14 @@ def overlapping(written: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple
     return None
 
 
-def is_worth_compiling(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> bool:
-    """Whether anything is computed, and of no empty tensors, for which some operators are not
-    defined in terms of simpler ones."""
+def is_worth_compiling(
+    graph: fx.GraphModule, inputs: Sequence[torch.Tensor], written: Sequence[int]
+) -> bool:
+    """Whether anything is computed that is seen, and of tensors, none of which is empty: for these
+    some operators are not defined in terms of simpler ones."""
     computes = any(node.op == "call_function" for node in graph.graph.nodes)
-    return computes and all(tensor.numel() for tensor in inputs)
+    seen = bool(written or graph.graph.output_node().args[0])
+    return bool(computes and seen and inputs) and all(tensor.numel() for tensor in inputs)
 
 
 def _is_large(a: Any, b: Any) -> bool:

@@ -7,7 +7,6 @@ take turns on the same model.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +17,12 @@ from tinygrad_ee559.compiling.capture import Capture, Gradient
 from tinygrad_ee559.compiling.conditions import Conditions, Look
 from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
 from tinygrad_ee559.compiling.native import Native
+from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
 from tinygrad_ee559.compiling.state import Place
 from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor, lift
 
-#: After so many runs that did the same and had to be watched, users should hear of it.
-MANY = 32
 #: Of so many runs that did what a program does, the conditions are known.
 KEPT = 8
 
@@ -49,7 +47,7 @@ class Program:
         self.captured = capture.graph
         self.lowered = capture.graph
         self._executable: Native | Artifact = as_it_is(capture.graph)
-        if lowering.is_worth_compiling(capture.graph, capture.inputs):
+        if lowering.is_worth_compiling(capture.graph, capture.inputs, self._written):
             with private.compiling():
                 self.lowered = lowering.lowered(capture.graph, capture.inputs)
                 native = native_program(self.lowered, capture.inputs)
@@ -82,14 +80,8 @@ class Program:
     def admit(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         """Another run did the same, so the program is right under its conditions too."""
         self._admitted += 1
-        if self._admitted == MANY:
-            changed = self._state.changes(capture.state) or ["something that it is given"]
-            warnings.warn(
-                f"the compiled function did the same in {MANY} calls and still had to be watched, "
-                f"as what it may depend on was another each time: {'; '.join(changed[:3])}. Have "
-                "it out of the function's reach, or in a tensor",
-                stacklevel=4,
-            )
+        if self._admitted == WATCHED:
+            warn_of_watching(self._state, capture.state)
         self._state = capture.state
         conditions = Conditions(
             capture.state,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.capture import Capture
+from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
 #: After so many runs in which a function changed more than tensors, it will go on to do so.
@@ -17,6 +18,8 @@ PATIENCE = 4
 MANY = 16
 #: A run is compared with so many before it.
 KEPT = 64
+#: After so many runs that did the same and had to be watched, users should hear of it.
+WATCHED = 32
 
 
 class Runs:
@@ -58,6 +61,17 @@ class Runs:
         elif len(self._alone) > KEPT:
             del self._alone[next(iter(self._alone))]
         return capture, False
+
+
+def warn_of_watching(before: State, now: State) -> None:
+    """Say why runs that do the same are watched: what one of them found, and what the next."""
+    changed = before.changes(now) or ["something that it is given"]
+    warnings.warn(
+        f"the compiled function did the same in {WATCHED} calls and still had to be watched, as "
+        f"what it may depend on was another each time: {'; '.join(changed[:3])}. Have it out of "
+        "the function's reach, or in a tensor",
+        stacklevel=5,
+    )
 
 
 def counted(programs: Collection[Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.tensor import Tensor, lift
 
@@ -27,10 +28,16 @@ def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
 
     Raises:
         ValueError: they are not.
+        CaptureError: one of them requires gradients.
     """
     streams = [
         leaf.as_torch() if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(args)[0]
     ]
+    if any(isinstance(leaf, Tensor) and leaf.node is not None for leaf in tree_flatten(args)[0]):
+        raise CaptureError(
+            "stacked arguments cannot require gradients or have a history, as their parts would "
+            "not pass gradients on; pass tensor.detach()"
+        )
     leads = {tuple(stream.shape[: len(lead)]) for stream in streams}
     if len(leads) != 1 or len(leads.pop()) != len(lead):
         raise ValueError(
@@ -41,6 +48,17 @@ def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
         shapes = [list(stream.shape) for stream in streams]
         raise ValueError(f"there are no {' or '.join(lead)} in tensors of the shapes {shapes}")
     return streams
+
+
+def contiguous(args: Any) -> Any:
+    """The same arguments, of which those that do not lie in memory step after step are copied."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return lift(value.as_torch().contiguous(), None)
+        return value.contiguous()
+
+    return tree_map(copied, args)
 
 
 def entry(args: Any, *index: int) -> Any:

@@ -20,6 +20,7 @@ from tinygrad_ee559.compiling.executable import Artifact, artifact, native_progr
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.layout import Layout
 from tinygrad_ee559.compiling.native import Native
+from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
 from tinygrad_ee559.compiling.state import Place, State
 from tinygrad_ee559.errors import CaptureError
 
@@ -33,6 +34,7 @@ class Together:
     Attributes:
         looks: shape and dtype of each argument of one member.
         structure: how the arguments are nested.
+        text: what tells the step from others.
         carries: whether a step replaces what the next one begins with.
     """
 
@@ -51,10 +53,9 @@ class Together:
                 f"the steps of an ensemble leave a tensor as it is in {capture.moves[0][0]}, and "
                 "members have tensors of their own; leave a copy: tensor.clone()"
             )
+        states = _alike(steps)
         self._capture = capture
-        states = [State(step) for step in steps]
-        for i, state in enumerate(states):
-            check_alike(states[0], state, i)
+        self.text = capture.text
         self.carries = capture.carries
         self.structure = structure
         self.looks = [
@@ -65,7 +66,16 @@ class Together:
         self._written = set(lowering.written(capture.graph, capture.inputs))
         with private.compiling():
             self._compile(len(steps))
+        self._admitted = 1
         self._find(states)
+
+    def admit(self, capture: Capture, steps: Sequence[Callable[..., Any]]) -> None:
+        """The first member did the same again where it found something else."""
+        self._admitted += 1
+        if self._admitted == WATCHED:
+            warn_of_watching(self._capture.state, capture.state)
+        self._capture = capture
+        self._find(_alike(steps))
 
     # -------------------------------------------------------------- compilation
 
@@ -253,6 +263,14 @@ class Together:
         return [
             torch.stack(column, 1 if i < collected else 0) for i, column in enumerate(zip(*columns))
         ]
+
+
+def _alike(steps: Sequence[Callable[..., Any]]) -> list[State]:
+    """What each member can reach; an error where members differ in more than tensors."""
+    states = [State(step) for step in steps]
+    for i, state in enumerate(states):
+        check_alike(states[0], state, i)
+    return states
 
 
 def _show(tensor: torch.Tensor, part: torch.Tensor) -> None:
