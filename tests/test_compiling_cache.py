@@ -123,6 +123,24 @@ def test_equal_programs_are_compiled_once(folder, builds):
     assert (kept / "program.cpp").read_text() == builds[0]
 
 
+def test_each_kind_of_input_has_its_own(folder, builds):
+    def compiled(*arguments):
+        fast = tg.compile(lambda x: x * 2 + 1)
+        for _ in range(3):
+            found = fast(*arguments)
+        assert torch.equal(found, arguments[0] * 2 + 1)
+
+    for i, argument in enumerate(
+        [torch.ones(3), torch.ones(4), torch.ones(3).double(), torch.ones(3, 4).T, torch.ones(4, 3)]
+    ):
+        compiled(argument)
+        assert len(builds) == i + 1
+    compiled(torch.ones(3))
+    ensemble = tg.ensemble([lambda x: x * 2 + 1] * 2)
+    ensemble.loop(torch.ones(4, 2, 3))
+    assert len(builds) == 6
+
+
 @pytest.mark.parametrize("name", ["program.so", "program.json"])
 @pytest.mark.parametrize("damage", ["empty", "garbage", "zeros", "missing"])
 def test_damaged_files_are_compiled_again(folder, builds, name, damage):

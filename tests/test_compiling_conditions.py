@@ -286,6 +286,29 @@ def test_a_tensor_that_begins_to_require_gradients(interpreted):
     assert fast(ONES).tolist() == [3, 3]
 
 
+def test_whether_there_is_a_gradient(interpreted):
+    w = tg.Tensor([1.0, 2.0], requires_grad=True)
+    fast = compiled(lambda x: x * (2 if w.grad is None else 3), ONES)
+    w.grad = tg.Tensor([1.0, 1.0])
+    assert fast(ONES).tolist() == [3, 3]
+    w.grad = None
+    assert fast(ONES).tolist() == [2, 2]
+
+
+def test_tensors_that_are_keys(interpreted):
+    w = tg.Tensor([1.0, 2.0], requires_grad=True)
+    factors = {w: 2.0}
+
+    def train(x):
+        for leaf, factor in factors.items():
+            (leaf * x * factor).sum().backward()
+
+    fast = compiled(train, ONES, calls=4)
+    w.grad = None
+    fast(ONES)
+    assert w.grad.tolist() == [2, 2]
+
+
 def test_what_is_kept_the_first_time(interpreted):
     bench = Bench(first=None)
 

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from steps import interpreted, own_cache
+from steps import interpreted, own_cache, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors, nn, optim
@@ -156,6 +156,147 @@ def test_the_last_argument_of_a_loop_is_kept(own_cache):
         xs = torch.arange(2.0 * rows).view(rows, 2)
         fast.loop(xs)
         assert torch.equal(holder.last, xs[-1])
+
+
+def taking_away():
+    holder = Holder(pending=None)
+
+    def function(x):
+        total = x.sum() if holder.pending is None else x.sum() + holder.pending.sum()
+        holder.pending = None if holder.pending is not None else x * 2
+        return total
+
+    return function, lambda: holder.pending
+
+
+def keeping_the_argument():
+    holder = Holder(last=None)
+
+    def function(x):
+        y = x * 2
+        holder.last = x
+        return y
+
+    def reset():
+        last, holder.last = holder.last, None
+        return last
+
+    return function, reset
+
+
+def counting_from_a_number():
+    holder = Holder(total=0.0)
+
+    def function(x):
+        holder.total = holder.total + x.sum()
+        return x * 2
+
+    def reset():
+        total = holder.total
+        if float(total) > 8:
+            holder.total = 0.0
+        return total
+
+    return function, reset
+
+
+def counting_in_a_buffer():
+    module = nn.Module()
+    module.mean = nn.Buffer(torch.zeros(2))
+
+    def function(x):
+        module.mean.data = module.mean.data * 0.9 + x
+        return x.sum()
+
+    return function, lambda: module.state_dict()["mean"]
+
+
+def by_pairs():
+    table = {(0, 1): torch.tensor(1.0), (1, 0): torch.tensor(100.0)}
+    now = Holder(key=(0, 1), calls=0)
+
+    def look():
+        now.calls += 1
+        now.key = (0, 1) if now.calls < 4 else (1, 0)
+
+    return lambda x: x * table[now.key], look
+
+
+def writing_out():
+    base = torch.zeros(4)
+
+    def function(x):
+        torch.mul(x, 2, out=base)
+        return base * 3
+
+    return function, lambda: (base, base._version > 0)
+
+
+def sharing_memory_later():
+    holder = Holder(a=torch.ones(2), b=torch.zeros(2), calls=0)
+
+    def function(x):
+        holder.a.add_(x)
+        return holder.b * 2 + holder.a
+
+    def look():
+        holder.calls += 1
+        if holder.calls == 4:
+            holder.b = holder.a.view(2)
+
+    return function, look
+
+
+def becoming_one_tensor():
+    holder = Holder(a=torch.ones(2), b=torch.zeros(2), calls=0)
+
+    def function(x):
+        holder.a.add_(x)
+        return holder.b * 2 + holder.a
+
+    def look():
+        holder.calls += 1
+        if holder.calls == 4:
+            holder.b = holder.a
+
+    return function, look
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        taking_away,
+        keeping_the_argument,
+        counting_from_a_number,
+        counting_in_a_buffer,
+        by_pairs,
+        writing_out,
+        sharing_memory_later,
+        becoming_one_tensor,
+    ],
+)
+def test_what_happens_between_calls(interpreted, make):
+    """Whatever is left, reset, replaced or shared between calls, results are those of eager."""
+    (ours, our_look), (theirs, their_look) = make(), make()
+    fast = tg.compile(ours)
+    size = 4 if make is writing_out else 2
+    for i in range(9):
+        x = torch.full((size,), float(i + 1))
+        assert fast(x.clone()).tolist() == theirs(x.clone()).tolist(), i
+        assert str(our_look()) == str(their_look()), i
+    assert fast.programs
+
+
+def test_arguments_that_are_changed_and_share_memory(interpreted):
+    def function(x, y):
+        x.add_(1)
+        return y * 2
+
+    fast = tg.compile(function)
+    for _ in range(3):
+        fast(torch.ones(2), torch.ones(2))
+    both = torch.ones(3)
+    assert fast(both[:2], both[1:]).tolist() == [4, 2]
 
 
 def test_gradients_that_are_taken_away(interpreted):
@@ -395,3 +536,70 @@ def test_steps_that_inductor_fails_at(own_cache):
     found = fast(x)
     torch.manual_seed(0)
     assert torch.equal(found, shuffled(x))
+
+
+class Settings:
+    factor = torch.ones(3)  # in a class, where no path leads
+
+
+def test_a_tensor_that_is_not_found_gets_other_memory(own_cache):
+    fast = tg.compile(lambda x: (x * Settings.factor).sum())
+    for _ in range(3):
+        fast(torch.ones(3))
+    Settings.factor.data = torch.full((3,), 5.0)
+    assert fast(torch.ones(3)).item() == 15
+
+
+def test_rows_of_a_loop_are_copies():
+    counter = torch.zeros(2, 0)
+    total = torch.zeros(())
+
+    def function(x):
+        total.add_(x)
+        return total, counter
+
+    fast = tg.compile(function)
+    totals, _ = fast.loop(torch.ones(6))
+    assert totals.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_step_refuses_on_several_threads(own_cache):
+    """Such an error must not leave a thread: that would end the process."""
+    weight = torch.rand(80, 70)
+
+    def function(x, labels):
+        y = torch.tanh(x @ weight)
+        return torch.nn.functional.cross_entropy(y, labels) + y.sum()
+
+    fast = tg.compile(function)
+    x, labels = torch.rand(70, 80), torch.zeros(70, dtype=torch.int64)
+    with threads(2):
+        for _ in range(3):
+            fast(x, labels)
+        assert fast.programs[0].kind == "native"
+        labels[-1] = 1000
+        with pytest.raises(IndexError, match="is not below 70"):
+            fast(x, labels)
+
+
+def test_gradients_of_indexing(own_cache):
+    def make():
+        w = tg.Tensor(torch.arange(10.0), requires_grad=True)
+
+        def function(i):
+            w.grad = None
+            (w * w)[i].sum().backward()
+            return w.grad
+
+        return function
+
+    agree(make, [torch.tensor([1, 2, 2, i]) for i in range(6)])
+
+
+def test_transformations_of_programs(interpreted):
+    fast = tg.compile(lambda x: (x * x).sum())
+    x = torch.tensor([1.0, 2.0])
+    for _ in range(3):
+        fast(x)
+    assert torch.func.grad(fast)(x).tolist() == [2, 4]
+    assert torch.func.jvp(fast, (x,), (torch.ones(2),))[1].item() == 6

@@ -13,6 +13,7 @@ from tinygrad_ee559 import errors, nn
 from tinygrad_ee559.compiling.executable import Artifact
 from tinygrad_ee559.compiling.lanes import LANES
 from tinygrad_ee559.compiling.native import Native
+from tinygrad_ee559.private import tree_flatten
 
 __all__ = ["interpreted", "own_cache"]
 # Inductor, which is all Python, takes twice as long while coverage is measured.
@@ -473,3 +474,75 @@ def test_histories_outside_of_members():
 
     with pytest.raises(errors.CaptureError, match="history of outside, which was computed outside"):
         tg.ensemble([member(), member()]).loop(torch.ones(3, 2, 2))
+
+
+def test_members_of_which_some_share_what_they_change(interpreted):
+    shared, own = Training(), Training()
+    ensemble = tg.ensemble([own.step, shared.step, shared.step])
+    with pytest.raises(errors.CaptureError, match="members of an ensemble share model"):
+        ensemble.loop(*data(4, 3))
+
+
+def test_a_shared_rate_that_is_filled_past_its_version(interpreted):
+    rate = torch.tensor(1.0)
+    ensemble = tg.ensemble([lambda x: x * rate] * 2)
+    ensemble.loop(torch.ones(3, 2))
+    rate.data.fill_(2.0)
+    assert ensemble.loop(torch.ones(3, 2)).tolist() == [[2, 2]] * 3
+
+
+def test_lanes_that_are_left_over_divide_by_no_zero():
+    divisors = [torch.tensor([i + 1]) for i in range(3)]
+    ensemble = tg.ensemble([lambda x, d=d: x // d for d in divisors])
+    x = torch.arange(12).view(4, 3, 1)
+    assert torch.equal(ensemble.loop(x), x // torch.tensor([[[1], [2], [3]]]))
+
+
+def test_members_may_not_change_arguments(interpreted):
+    ensemble = tg.ensemble([lambda x: x.mul_(2).sum()] * 2)
+    with pytest.raises(errors.CaptureError, match="change an argument in place"):
+        ensemble.loop(torch.ones(3, 2, 2))
+
+
+def test_results_are_wrapped_as_the_arguments(interpreted):
+    ensemble = tg.ensemble([lambda x: x * 2] * 2)
+    for kind in (torch.Tensor, tg.Tensor):
+        for _ in range(3):
+            given = torch.ones(3, 2)
+            assert type(ensemble.loop(tg.Tensor(given) if kind is tg.Tensor else given)) is kind
+
+
+def test_more_threads_than_members():
+    """Each thread has scratch memory of its own, and there is some for as many as blocks."""
+    members = 2 * LANES + 1
+    ensemble = Ensembles.of(members)
+    with threads(8):
+        ensemble.loop(*data(4, members))
+        native = ensemble.ensemble._together[0]._executable
+        assert isinstance(native, Native) and native._threads == 3
+        given = []
+        native._run = lambda *arguments: given.append(arguments[-1])
+        ensemble.ensemble.loop(*data(4, members))
+    assert set(given) == {3}
+
+
+def tree_leaves(results):
+    return tree_flatten(results)[0]
+
+
+def parts_of_rows(x, y):
+    return torch.tanh(x * 2)[:2], y.sum() * x.sum()
+
+
+def a_number(x, y):
+    return torch.cat([x, x * 2])[1, 2]
+
+
+@pytest.mark.parametrize("function", [parts_of_rows, a_number])
+def test_results_that_are_parts(function):
+    ensemble = tg.ensemble([function] * 3)
+    x, y = data(5, 3)
+    found = tree_leaves(ensemble.loop(x, y))
+    expected = [[tree_leaves(function(x[i, j], y[i, j])) for j in range(3)] for i in range(5)]
+    for k, result in enumerate(found):
+        close([result], [torch.stack([torch.stack([r[k] for r in row]) for row in expected])])

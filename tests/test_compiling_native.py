@@ -313,3 +313,34 @@ def test_the_ordinary_path_is_taken_if_the_kernels_are_not_found(monkeypatch, tm
             close([compiled(x, y).data], [theirs.step(x, y).data])
     assert isinstance(compiled.programs[0]._executable, Artifact)
     close(ours.parameters(), theirs.parameters())
+
+
+def first_rows(x, w):
+    y = torch.tanh(x @ w)
+    return y[:2], torch.softmax(y @ w, 0).sum()
+
+
+def a_corner(x, w):
+    y = torch.softmax(x, 0)
+    return y[3:5, :3].t(), (y @ w).sum()
+
+
+def of_both(x, w):
+    y = torch.cat([x, x * 2])
+    return y[1:3], w.sum()
+
+
+@pytest.mark.parametrize("function", [first_rows, a_corner, of_both])
+def test_results_that_are_parts(own_cache, function):
+    """Of what is in a memory, all of which the program writes."""
+    x, w = torch.rand(8, 16), torch.rand(16, 16)
+    compiled = tg.compile(function)
+    for _ in range(3):
+        close(compiled(x, w), function(x, w))
+    (program,) = compiled.programs
+    assert program.kind == "native" and not all(o.is_whole for o in program._executable.outputs)
+    part, _ = compiled(x, w)
+    room = program._executable.outputs[0].room
+    assert part.untyped_storage().nbytes() == 4 * room
+    found = compiled.loop(torch.stack([x, x + 1]), torch.stack([w, w]))
+    close([found[0][1]], [function(x + 1, w)[0]])

@@ -26,6 +26,7 @@ PRIVATE = {
     "torch.Tensor._make_wrapper_subclass",
     "torch._C._EnableTorchFunction",
     "torch._C._functorch.is_batchedtensor",
+    "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C.DisableTorchFunctionSubclass",
     "torch._C._dispatch_tls_local_include_set",
     "torch._C._dispatch_tls_local_exclude_set",

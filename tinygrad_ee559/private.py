@@ -20,6 +20,7 @@ __all__ = [
     "decomposition",
     "hollow",
     "is_batched",
+    "is_transformed",
     "is_watched",
     "overriding",
     "profiler_range",
@@ -65,6 +66,13 @@ def hollow(subclass: Any, like: torch.Tensor) -> Any:
 def is_batched(value: Any) -> bool:
     """Whether it is one of the tensors that vmap calls functions on."""
     return isinstance(value, torch.Tensor) and torch._C._functorch.is_batchedtensor(value)
+
+
+def is_transformed(value: Any) -> bool:
+    """Whether it is one of the tensors that torch's vmap, grad or jvp call functions on."""
+    return isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(
+        value
+    )
 
 
 def overriding(enabled: bool) -> AbstractContextManager[None]:

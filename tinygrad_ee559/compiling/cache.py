@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 
 def directory() -> Path:
     """Where compiled programs are kept: in the user's cache directory, XDG_CACHE_HOME."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "tinygrad_ee559" / "compiled"
 
 

@@ -70,6 +70,15 @@ class Gradient(NamedTuple):
     argument: int
 
 
+class Effect(NamedTuple):
+    """Where the run left a tensor, whether it is wrapped as a `Tensor` there, and whether in the
+    same one as before."""
+
+    place: Place
+    wrapped: bool
+    inside: bool
+
+
 class Result(NamedTuple):
     """A tensor that the function returns: the number of an output, whether it is wrapped as a
     `Tensor`, and the number of the input that it is, if it is one."""
@@ -194,8 +203,8 @@ class Capture:
             or the tensor itself, where it is reachable by no path.
         shared: the number of an input, and another place where it was found too.
         returned: what the function returned.
-        effects: where the last outputs were left: a place and whether they are wrapped there, or
-            the number of the argument whose gradient they are.
+        effects: where the last outputs were left: an `Effect`, or the number of the argument whose
+            gradient they are.
         moves: where inputs were left as they are: a place, whether wrapped, and the input's number,
             or None where a tensor was taken away.
         replaced: the places in which something else was left.
@@ -242,20 +251,28 @@ class Capture:
         self.changes = self.state.changes(after)
         outputs = self._results(recorder)
         self.collected = len(outputs)
-        self.effects: list[tuple[Place, bool] | int] = []
+        self.effects: list[Effect | int] = []
         moved: list[tuple[Place, bool, torch.Tensor | None]] = []
-        before = dict(zip(self.state.tensors, alive))
+        before = dict(zip(self.state.tensors, zip(alive, self.state.found)))
+        nothing = object(), None
         for place in after.tensors:
-            value = place.tensor()
-            wrapped = isinstance(place.get(), Tensor)
+            value, holding = place.tensor(), place.get()
+            known, known_holding = before.get(place, nothing)
+            wrapped = isinstance(holding, Tensor)
             if value is not None and recorder.made(value):
-                self.effects.append(owners.get(id(place.holder), (place, wrapped)))
+                effect = Effect(place, wrapped, wrapped and holding is known_holding)
+                self.effects.append(owners.get(id(place.holder), effect))
                 outputs.append(recorder.node_of(value))
-            elif before.get(place, value) is not value and id(place.holder) not in owners:
+            elif known is not value and id(place.holder) not in owners:
                 moved.append((place, wrapped, value))
                 if value is not None:
                     recorder.node_of(value)
-        self.replaced = {effect[0] for effect in self.effects if isinstance(effect, tuple)}
+        for place in before.keys() - set(after.tensors):
+            if place.get() is None:
+                moved.append((place, False, None))
+            elif place.tensor() is None:
+                self.changes.append(f"{place} (a tensor, then {place.get()!r:.80})")
+        self.replaced = {effect.place for effect in self.effects if isinstance(effect, Effect)}
         self.replaced |= {place for place, _, _ in moved}
         recorder.graph.output(tuple(outputs))
         self.graph = fx.GraphModule({}, recorder.graph)
@@ -283,12 +300,12 @@ class Capture:
                 *(_described(s, t, recorder) for s, t in zip(self.sources, self.inputs)),
                 str(recorder.graph),
                 *(
-                    f"{effect} of {id(effect[0].holder)}"
-                    if isinstance(effect, tuple)
+                    f"{effect.place.identity()} gets {effect.wrapped, effect.inside}"
+                    if isinstance(effect, Effect)
                     else f"gradient of argument {effect}"
                     for effect in self.effects
                 ),
-                *(f"{place} of {id(place.holder)} gets input {i}" for place, _, i in self.moves),
+                *(f"{place.identity()} gets input {i}" for place, _, i in self.moves),
                 f"returns {self.results} in {self.structure}",
                 f"by default {torch.get_default_dtype()}",  # which operators do not name
             ]
@@ -409,7 +426,7 @@ def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
     if isinstance(source, Gradient):
         return f"gradient of argument {source.argument} {look}"
     if isinstance(source, Place):
-        return f"{source} of {id(source.holder)} {look}"
+        return f"{source.identity()} {look}"
     return f"tensor {id(source)} {look}"
 
 

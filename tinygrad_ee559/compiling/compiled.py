@@ -23,7 +23,7 @@ from tinygrad_ee559.compiling.streams import (
     streams_of,
 )
 from tinygrad_ee559.errors import CompilerError
-from tinygrad_ee559.private import is_batched, is_watched, tree_flatten
+from tinygrad_ee559.private import is_transformed, is_watched, tree_flatten
 from tinygrad_ee559.tensor import Tensor
 
 #: So many programs of one function are kept, those that were made last.
@@ -166,9 +166,10 @@ def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any],
 
 
 def _must_be_seen(leaves: Sequence[Any]) -> bool:
-    """Whether somebody watches, from whom a program would hide what it does: a capture, or vmap."""
+    """Whether somebody watches, from whom a program would hide what it does: a capture, or one of
+    torch's transformations."""
     return is_watched() or any(
-        is_batched(leaf._data if isinstance(leaf, Tensor) else leaf) for leaf in leaves
+        is_transformed(leaf._data if isinstance(leaf, Tensor) else leaf) for leaf in leaves
     )
 
 

@@ -120,7 +120,7 @@ class Conditions:
         self._tapes = tapes
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
-        watched = [(p, v) for p, v in [*state.values, *state.wrappers] if p not in replaced]
+        watched = [*state.values, *((p, t) for p, t in state.wrappers if p not in replaced)]
         numbers = [(p, v) for p, v in watched if isinstance(p.holder, (Tensor, Leaf))]
         watched = [(p, v) for p, v in watched if not isinstance(p.holder, (Tensor, Leaf))]
         entries = [(p, v) for p, v in watched if not isinstance(p.holder, CellType)]
@@ -164,11 +164,12 @@ class Conditions:
             return False
         if [leaf.hooks for leaf in leaves] != self._hooks:
             return False
+        if [*map(len, self._holders)] != self._sizes:
+            return False
         try:
             scalars = [holder[key] for holder, key in self._scalar_places]
             return (
-                [*map(len, self._holders)] == self._sizes
-                and [*map(type, scalars)] == self._types
+                [*map(type, scalars)] == self._types
                 and scalars == self._scalars
                 and [id(holder[key]) for holder, key in self._object_places] == self._identities
                 and all(map(same, [p.number() for p in self._number_places], self._numbers))

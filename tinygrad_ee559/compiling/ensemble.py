@@ -15,6 +15,7 @@ from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined
 from tinygrad_ee559.compiling.together import Together
 from tinygrad_ee559.errors import CompilerError
 from tinygrad_ee559.private import is_watched, tree_flatten
+from tinygrad_ee559.tensor import Tensor
 
 
 class Ensemble(Caller):
@@ -50,7 +51,8 @@ class Ensemble(Caller):
         """
         args = as_tensors(args)
         streams = streams_of(args, ("steps", "members"))
-        structure = tree_flatten(args)[1]
+        leaves, nesting = tree_flatten(args)
+        structure = nesting, [isinstance(leaf, Tensor) for leaf in leaves]
         steps, members = streams[0].shape[:2]
         if members != len(self):
             raise ValueError(

@@ -30,15 +30,19 @@ class Artifact:
         self, inputs: Sequence[torch.Tensor], steps: int, moving: Sequence[int], collected: int
     ) -> Sequence[torch.Tensor]:
         """Many steps; see `Native.loop`."""
-        rows = []
+        rows: list[torch.Tensor] = []
         outputs: Sequence[torch.Tensor] = ()
         given = list(inputs)
         for step in range(steps):
             for i in moving:
                 given[i] = inputs[i][step]
             outputs = self.run(given)
-            rows.append(outputs[:collected])
-        return [*map(torch.stack, zip(*rows)), *outputs[collected:]]
+            rows = rows or [
+                output.new_empty(steps, *output.shape) for output in outputs[:collected]
+            ]
+            for row, output in zip(rows, outputs):
+                row[step] = output  # which the next step may change
+        return [*rows, *outputs[collected:]]
 
 
 def native_program(
@@ -66,7 +70,14 @@ def native_program(
             text = source(kernels, len(inputs))
             library = private.build(text)
         outputs = [
-            (memory, offset, list(t.shape), t.stride(), str(t.dtype).removeprefix("torch."))
+            (
+                memory,
+                offset // t.itemsize,
+                kernels.sizes[memory - len(inputs)] // t.itemsize,
+                list(t.shape),
+                t.stride(),
+                str(t.dtype).removeprefix("torch."),
+            )
             for memory, offset, t in kernels.outputs
         ]
         description = {"sizes": kernels.sizes, "outputs": outputs}
@@ -82,8 +93,8 @@ def _loaded(found: tuple[str, Any] | None, inputs: int) -> Native | None:
     library, description = found
     try:
         layouts = [
-            Output(memory, offset, tuple(shape), tuple(strides), getattr(torch, dtype))
-            for memory, offset, shape, strides, dtype in description["outputs"]
+            Output(memory, offset, room, tuple(shape), tuple(strides), getattr(torch, dtype))
+            for memory, offset, room, shape, strides, dtype in description["outputs"]
         ]
         return Native(library, inputs, description["sizes"], layouts)
     except (OSError, LookupError, TypeError, ValueError, AttributeError):

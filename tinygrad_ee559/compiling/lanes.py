@@ -74,7 +74,7 @@ class _Widened(fx.Interpreter):
             return target(*args, **kwargs).unsqueeze(-1)  # a constant, the same in all lanes
         rank = n.all_input_nodes[0].meta["val"].ndim
         first, *rest = args
-        if name == "aten.clone.default":
+        if name in ("aten.clone.default", "aten.alias.default"):
             return first
         if name in ("aten.sum.default", "aten.mean.default"):
             reduction = getattr(first, target.overloadpacket.__name__)

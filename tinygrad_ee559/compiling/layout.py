@@ -27,6 +27,10 @@ class Layout(NamedTuple):
         lanes = (self.lanes,) if self.lanes > 1 else ()
         return torch.zeros(self.blocks, *like.shape, *lanes, dtype=like.dtype)
 
+    def fill(self, stack: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Let a stack hold one tensor for all members, and in the lanes that are left over."""
+        stack.copy_(tensor.unsqueeze(-1) if self.lanes > 1 else tensor)
+
     def parts(self, stack: torch.Tensor) -> list[torch.Tensor]:
         """Each member's part of a stack, as views."""
         parts = list(stack.unbind(0))

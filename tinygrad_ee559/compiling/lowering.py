@@ -102,7 +102,10 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
     bases: dict[fx.Node, fx.Node] = {node: node for node in placeholders}
     changed = set()
     for node in graph.graph.nodes:
-        for argument, declared in zip(node.args, declared_arguments(node.target)):
+        declarations = declared_arguments(node.target)
+        given = [*zip(node.args, declarations)]
+        given += [(node.kwargs[d.name], d) for d in declarations if d.name in node.kwargs]
+        for argument, declared in given:
             if declared.alias_info is None:
                 continue
             for item in argument if isinstance(argument, (list, tuple)) else [argument]:
@@ -195,7 +198,6 @@ def _table(multiply: Callable[[Any, Any], Any]) -> dict[Any, Any]:
 
     return {
         **decompositions(),
-        aten.alias.default: lambda x: x,
         aten.mm.default: multiply,
         aten.bmm.default: multiply,
         aten.addmm.default: added,

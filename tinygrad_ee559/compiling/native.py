@@ -59,13 +59,37 @@ extern "C" int run(char* const* memories, const int64_t* member_strides,
 
 
 class Output(NamedTuple):
-    """An output: the memory that it is in, where it begins there, and how it is laid out."""
+    """An output, which may be a part of the memory that it is in.
+
+    Attributes:
+        memory: the number of that memory.
+        offset: where the output begins there, in numbers.
+        room: how many numbers the memory holds.
+        shape, strides, dtype: how the output is laid out.
+    """
 
     memory: int
     offset: int
+    room: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all that is in that memory."""
+        reach = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
+        return self.offset == 0 and self.room == reach
+
+    def stack(self, lead: Sequence[int]) -> torch.Tensor:
+        """Memory for as many outputs as `lead` says, with these dimensions in front."""
+        strides: list[int] = []
+        reach = self.room
+        for n in reversed(lead):
+            strides.insert(0, reach)
+            reach *= n
+        flat = empty_strided((*lead, self.room), (*strides, 1), self.dtype)
+        return flat.as_strided((*lead, *self.shape), (*strides, *self.strides), self.offset)
 
 
 def source(kernels: Kernels, inputs: int) -> str:
@@ -104,6 +128,8 @@ class Native:
         self.sizes = sizes
         self.outputs = outputs
         self._returned = dict(enumerate(outputs))
+        #: Whether an output takes more memory than it is large.
+        self._parts = not all(output.is_whole for output in outputs)
         self._held: dict[int, torch.Tensor] = {}
         count = inputs + len(sizes)
         self._pointers: Any = (ctypes.c_void_p * count)()
@@ -130,13 +156,14 @@ class Native:
                 self._point(self.outputs[position], output)
 
     def _point(self, layout: Output, output: torch.Tensor) -> None:
-        self._pointers[layout.memory] = output.data_ptr() - layout.offset
+        start = layout.offset * layout.dtype.itemsize
+        self._pointers[layout.memory] = output.data_ptr() - start
 
     def hold(self, position: int) -> torch.Tensor:
         """New memory for an output, where `run` leaves it from now on, and does not return it."""
         layout = self.outputs[position]
         self._returned.pop(position, None)
-        self._held[position] = empty_strided(layout.shape, layout.strides, layout.dtype)
+        self._held[position] = layout.stack(())
         self._point(layout, self._held[position])
         return self._held[position]
 
@@ -150,7 +177,10 @@ class Native:
         pointers = self._pointers
         pointers[: self.inputs] = starts
         returned = self._returned.values()
-        outputs = [empty_strided(o.shape, o.strides, o.dtype) for o in returned]
+        if self._parts:
+            outputs = [o.stack(()) for o in returned]
+        else:
+            outputs = [empty_strided(o.shape, o.strides, o.dtype) for o in returned]
         for layout, output in zip(returned, outputs):
             self._point(layout, output)
         none = self._no_strides
@@ -180,12 +210,14 @@ class Native:
         Torch's number of threads share out the members, or, of one model, what takes long.
         """
         threads = torch.get_num_threads()
-        self._reserve(min(threads, members or 1))
+        if members and members > 1:
+            threads = min(threads, members)  # each has scratch memory of its own
+            self._reserve(threads)
         strides = ctypes.c_int64 * len(self._pointers)
         member_strides, thread_strides, step_strides = strides(), strides(), {}
         thread_strides[self.inputs :] = [self._room] * len(self.sizes)
         outputs = [
-            _stack(layout, [*([steps] if i < collected else []), *([members] if members else [])])
+            layout.stack([*([steps] if i < collected else []), *([members] if members else [])])
             for i, layout in enumerate(self.outputs)
         ]
         for layout in self.outputs:
@@ -193,7 +225,7 @@ class Native:
         # What is stacked: the memory, the tensor, where it begins, and whether by steps too.
         stacks = [(i, tensor, 0, i in moving) for i, tensor in enumerate(inputs)]
         stacks += [
-            (layout.memory, tensor, layout.offset, i < collected)
+            (layout.memory, tensor, layout.offset * tensor.itemsize, i < collected)
             for i, (layout, tensor) in enumerate(zip(self.outputs, outputs))
         ]
         pointers: Any = (ctypes.c_void_p * len(self._pointers))()
@@ -219,13 +251,13 @@ class Native:
 
     def _error(self) -> Exception:
         """What has failed: an index, or a division of integers."""
-        reason = self._failure.value.decode(errors="replace").splitlines()[0]
+        reason = self._failure.value.decode(errors="replace").partition("\n")[0]
         bounds = re.search(r"out of bounds: .* < (\d+)", reason)
         if bounds is not None:
             return operand_error(
                 IndexError(),
                 f"an index or a label in a compiled step is not below {bounds[1]}; call the "
-                "function itself, which is the attribute `function`, to see where",
+                "function itself, which is the attribute `__wrapped__`, to see where",
             )
         if "ZeroDivision" in reason:
             reason = "an integer was divided by zero"
@@ -241,13 +273,3 @@ def _portions(steps: int) -> Iterator[int]:
         yield portion
         steps -= portion
         portion = 1 + int(portion * min(16.0, 0.1 / (time.perf_counter() - start)))
-
-
-def _stack(layout: Output, lead: Sequence[int]) -> torch.Tensor:
-    """Room for many outputs, with further dimensions in front of their own."""
-    reach = 1 + sum((n - 1) * s for n, s in zip(layout.shape, layout.strides))
-    strides: list[int] = []
-    for n in reversed(lead):
-        strides.insert(0, reach)
-        reach *= n
-    return empty_strided((*lead, *layout.shape), (*strides, *layout.strides), layout.dtype)

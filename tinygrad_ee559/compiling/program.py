@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling import lowering, private
-from tinygrad_ee559.compiling.capture import Capture, Gradient
+from tinygrad_ee559.compiling.capture import Capture, Effect, Gradient
 from tinygrad_ee559.compiling.conditions import Conditions, Look
 from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
 from tinygrad_ee559.compiling.native import Native
@@ -123,10 +123,17 @@ class Program:
                 starts[i] = tensor.data_ptr()
             else:
                 tensor = source
+                if tensor.data_ptr() != starts[i]:
+                    if not self._looks[i].fits(tensor):
+                        return None
+                    starts[i] = tensor.data_ptr()
+                    self._settled = False
             found.append(tensor)
         if len(set(map(id, found))) < len(found):  # inputs that were different are the same now
             return None
         if not self._settled:
+            if lowering.overlapping(self._written, found):
+                return None
             self._settle()
         if self._may_overlap(found) and lowering.overlapping(self._written, found):
             return None
@@ -180,7 +187,7 @@ class Program:
 
     def _leave(
         self,
-        effects: Sequence[tuple[Place, bool] | int],
+        effects: Sequence[Effect | int],
         arguments: Sequence[Any],
         inputs: Sequence[torch.Tensor],
         outputs: Sequence[torch.Tensor],
@@ -191,8 +198,7 @@ class Program:
             if isinstance(effect, int):
                 arguments[effect].node.grad = lift(value, None)
             else:
-                place, wrapped = effect
-                place.put(value, wrapped)
+                effect.place.put(value, effect.wrapped, effect.inside)
         for place, wrapped, i in self._capture.moves:
             place.put(None if i is None else inputs[i], wrapped)
 
@@ -205,9 +211,9 @@ def _new_gradients(capture: Capture) -> dict[int, Leaf]:
     """The leaves that a run gives a gradient, whatever they had, by its position in the outputs."""
     read = {id(source.holder) for source in capture.sources if isinstance(source, Place)}
     return {
-        i: effect[0].holder
+        i: effect.place.holder
         for i, effect in enumerate(capture.effects, capture.collected)
-        if isinstance(effect, tuple)
-        and isinstance(effect[0].holder, Leaf)
-        and id(effect[0].holder) not in read
+        if isinstance(effect, Effect)
+        and isinstance(effect.place.holder, Leaf)
+        and id(effect.place.holder) not in read
     }

@@ -64,6 +64,11 @@ class Place:
     def __hash__(self) -> int:
         return hash((id(self.holder), self.key))
 
+    def identity(self) -> str:
+        """What tells it from all other places, as long as all are there."""
+        key = "" if isinstance(self.key, SCALARS) else f" at {id(self.key)}"
+        return f"{self.path} of {id(self.holder)}{key}"
+
     def get(self) -> Any:
         """What is there, None if nothing is."""
         holder = self.holder
@@ -92,9 +97,18 @@ class Place:
         value = self.get()
         return value._data if isinstance(value, Tensor) else value
 
-    def put(self, value: torch.Tensor | None, wrapped: bool) -> None:
-        """Put another tensor there, wrapped as a `Tensor` or not, or None."""
+    def put(self, value: torch.Tensor | None, wrapped: bool, inside: bool = False) -> None:
+        """Put another tensor there, wrapped as a `Tensor` or not, or None.
+
+        Args:
+            value: the tensor.
+            wrapped: whether it is wrapped.
+            inside: let the `Tensor` that is there hold it.
+        """
         holder = self.holder
+        if inside:
+            self.get().data = value
+            return
         if holder.__class__ is Leaf:
             holder.grad = None if value is None else lift(value, None)
         elif isinstance(holder, Tensor):

@@ -14,7 +14,7 @@ from torch import fx
 
 from tinygrad_ee559.compiling import lowering, private
 from tinygrad_ee559.compiling.alike import check_alike
-from tinygrad_ee559.compiling.capture import Capture
+from tinygrad_ee559.compiling.capture import Capture, Effect
 from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import Artifact, artifact, native_program
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
@@ -24,6 +24,8 @@ from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
 from tinygrad_ee559.compiling.state import Place, State
 from tinygrad_ee559.errors import CaptureError
 
+#: Tensors of so many numbers are copied for every loop: their versions do not count all changes.
+UNCOUNTED = 64
 #: Lanes are faster as long as what they compute fits in the cache of a core: in so many bytes.
 CACHE = 2**20
 
@@ -64,6 +66,11 @@ class Together:
             if isinstance(s, int)
         ]
         self._written = set(lowering.written(capture.graph, capture.inputs))
+        if any(isinstance(capture.sources[i], int) for i in self._written):
+            raise CaptureError(
+                "the steps of an ensemble change an argument in place, and get parts of stacks; "
+                "let them change a copy: tensor.clone()"
+            )
         with private.compiling():
             self._compile(len(steps))
         self._admitted = 1
@@ -123,10 +130,11 @@ class Together:
             )
             for state in states
         ]
-        #: The places of each effect, member by member, and whether tensors are wrapped there.
+        #: Each effect, and its places, member by member.
         self._effects = [
-            ([state.tensors[positions[place]] for state in states], wrapped)
-            for place, wrapped in (e for e in capture.effects if isinstance(e, tuple))
+            (effect, [state.tensors[positions[effect.place]] for state in states])
+            for effect in capture.effects
+            if isinstance(effect, Effect)
         ]
         self._stacks: dict[int, torch.Tensor] = {}
         #: Tensors that all members read, with their versions when they were copied into stacks.
@@ -145,6 +153,9 @@ class Together:
                 self._stack(i, [state.tensors[positions[source]] for state in states])
             elif not isinstance(source, int):
                 self._share(i, tensor, tensor, "a tensor")
+        for _, places in self._effects:
+            if len(set(places)) < len(places):
+                raise _share_what_changes(f"{places[0]}")
 
     @torch.no_grad()
     def _stack(self, i: int, places: list[Place]) -> None:
@@ -163,7 +174,11 @@ class Together:
                     f"the members of an ensemble have to be alike: {places[member]} is {found} in "
                     f"member {member}, and {first.dtype}{list(first.shape)} in the first"
                 )
+        memories = {t.data_ptr() for t in tensors if t is not None}
+        if i in self._written and len(memories) < len(tensors):
+            raise _share_what_changes(f"{places[0]}, of shape {list(first.shape)}")
         stack = self._stacks[i] = self._layout.stack(first)
+        self._layout.fill(stack, first)
         for part, place, tensor in zip(self._layout.parts(stack), places, tensors):
             assert tensor is not None
             _show(tensor, part)
@@ -172,17 +187,13 @@ class Together:
     def _share(self, i: int, source: Place | torch.Tensor, tensor: torch.Tensor, path: str) -> None:
         """Let all members read one tensor."""
         if i in self._written:
-            raise CaptureError(
-                f"the members of an ensemble share {path}, of shape {list(tensor.shape)}, and "
-                "their steps change it; give each member its own model and optimizer"
-            )
+            raise _share_what_changes(f"{path}, of shape {list(tensor.shape)}")
         self._stacks[i] = self._layout.stack(tensor)
         self._copy(i, source, tensor)
 
     def _copy(self, i: int, source: Place | torch.Tensor, tensor: torch.Tensor) -> None:
         self._shared[i] = source, tensor, tensor._version
-        for part in self._layout.parts(self._stacks[i]):
-            part.copy_(tensor)
+        self._layout.fill(self._stacks[i], tensor)
 
     def ready(self) -> bool:
         """Whether the members are as they were; takes tensors back in that were replaced."""
@@ -205,7 +216,7 @@ class Together:
             self._shown[i] = place, tensor, part
         for i, (source, known, version) in self._shared.items():
             now = source.tensor() if isinstance(source, Place) else source
-            if now is known and now._version == version:
+            if now is known and now._version == version and now.numel() > UNCOUNTED:
                 continue
             if now is None or now.shape != known.shape or now.dtype != known.dtype:
                 return False
@@ -230,9 +241,9 @@ class Together:
         else:
             outputs = self._each(self._executable, inputs, len(streams[0]), moving)
         private.increment_versions([tensor for _, tensor, _ in self._shown])
-        for (places, wrapped), output in zip(self._effects, outputs[collected:]):
+        for (effect, places), output in zip(self._effects, outputs[collected:]):
             for place, value in zip(places, self._layout.parts(output)):
-                place.put(value, wrapped)
+                place.put(value, effect.wrapped, effect.inside)
         return self._capture.assembled(
             [self._layout.by_member(output) for output in outputs[:collected]]
         )
@@ -263,6 +274,13 @@ class Together:
         return [
             torch.stack(column, 1 if i < collected else 0) for i, column in enumerate(zip(*columns))
         ]
+
+
+def _share_what_changes(what: str) -> CaptureError:
+    return CaptureError(
+        f"members of an ensemble share {what}, and their steps change it; give each member its own "
+        "model and optimizer"
+    )
 
 
 def _alike(steps: Sequence[Callable[..., Any]]) -> list[State]:
