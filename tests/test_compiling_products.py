@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import LAYOUTS, Training, laid_out, own_cache, same_training, threads
+from steps import LAYOUTS, Training, interpreted, laid_out, own_cache, same_training, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import nn
 from tinygrad_ee559.compiling import native, private
 
-__all__ = ["own_cache"]
+__all__ = ["interpreted", "own_cache"]
 pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.no_cover]
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-13}
 _CALL = """
@@ -104,7 +104,7 @@ def test_steps_with_large_products(dtype, one_or_two_threads):
     ],
     ids=["mm", "mv", "dot", "bmm", "addmm"],
 )
-def test_products_of_integers(dtype, multiply):
+def test_products_of_integers(interpreted, dtype, multiply):
     a, b = torch.arange(24).view(4, 6).to(dtype), torch.arange(30).view(6, 5).to(dtype)
     compiled = tg.compile(multiply)
     for _ in range(3):

@@ -188,8 +188,9 @@ def compile(function: Callable[..., Any]) -> Compiled:
 
     Raises:
         CaptureError: when called, if what the function does depends on the values of tensors, or
-            changes more than tensors, or returns a tensor with a history.
-        CompilerError: when called, if there is no C++ compiler.
+            changes more than tensors, or returns a tensor with a history, or if gradients go
+            further than it reaches.
+        CompilerError: when called, before anything is done, if there is no C++ compiler.
 
     >>> from tinygrad_ee559 import nn, optim
     >>> model = nn.Linear(2, 1)

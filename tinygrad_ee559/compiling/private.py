@@ -30,8 +30,6 @@ any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 _HEADER = "torch/csrc/inductor/cpp_prefix.h"
 _INCLUDE = f"#include <{_HEADER}>"
-#: What a kernel has in it that throws exceptions: of an index out of bounds, or a division by zero.
-_CHECKS = re.compile("CHECK|throw|ZeroDivision")
 #: What is known of the machine.
 _MACHINE = {}
 if shutil.which("openssl") is None:  # which torch asks whether a precompiled header is still right
@@ -196,7 +194,7 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
         name = f"kernel{len(sources)}"
         # Flattened: a tile is transposed in registers only where that is inlined.
         source = source.replace(_INCLUDE, "").replace('extern "C"', "[[gnu::flatten]] static")
-        if _CHECKS.search(source):  # exceptions must not leave threads
+        if "TORCH_CHECK" in source:  # throws exceptions, which must not leave a thread
             source = re.sub(r"#pragma omp.*", "", source)
         sources.append(re.sub(r"\bkernel\(", f"{name}(", source, count=1))
         return lambda *args: noted.append((name, argument_types, args, []))
