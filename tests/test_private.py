@@ -581,11 +581,11 @@ def test_kernels_are_one_function_for_a_small_step(compiling_parts):
     (source,) = kernels.sources
     assert "kernel0(" in source and "static" in source, changed("cpp_pybinding, its source,")
     assert 'extern "C"' not in source and "#include" not in source
-    ((name, pointers, sizes),) = kernels.calls
-    assert name == "kernel0" and not sizes
+    ((name, pointers, numbers),) = kernels.calls
+    assert name == "kernel0" and not numbers
     for kind, memory, offset in pointers:
         assert kind in ("float*", "const float*"), changed("cpp_pybinding, its types,")
-        assert 0 <= memory < 3 + len(kernels.sizes) and offset == 0
+        assert 0 <= memory < 3 + len(kernels.rooms) and offset == 0
     assert {memory for _, memory, _ in pointers} >= {0, 1, 2}
     (first, _, one), (second, _, other) = kernels.outputs
     assert one.shape == other.shape == () and first != second and min(first, second) >= 3
@@ -607,7 +607,7 @@ def test_products_are_noted_as_they_lie(compiling_parts):
     assert kernels is not None, changed("compile_fx_inner, how it calls operators of others,")
     call = kernels.calls[0]
     assert call.function == "product", changed("compile_fx_inner, the order of its calls,")
-    assert call.sizes == [4, 1, 1, 4, 3, 4, 5], changed("compile_fx_inner, its layouts,")
+    assert call.numbers == [4, 1, 1, 4, 3, 4, 5], changed("compile_fx_inner, its layouts,")
     assert [kind for kind, _, _ in call.pointers] == ["const float*", "const float*", "float*"]
     assert [memory for _, memory, _ in call.pointers[:2]] == [0, 1]
 

@@ -97,8 +97,8 @@ class Conditions:
         self._structure = structure
         self._arguments = [Look(a) for a in arguments]
         self._twice = _repeated(arguments)
-        self._holders = [holder for holder, _, _ in state.sizes]
-        self._sizes = [size for _, size, _ in state.sizes]
+        self._holders = [holder for holder, _, _ in state.containers]
+        self._lengths = [length for _, length, _ in state.containers]
         # What is compared before each run is prepared, so that it takes few steps of Python.
         given = [i for i, look in enumerate(self._arguments) if look.kind is Leaf]
         owned = {id(arguments[i].node) for i in given}
@@ -164,7 +164,7 @@ class Conditions:
             return False
         if [leaf.hooks for leaf in leaves] != self._hooks:
             return False
-        if [*map(len, self._holders)] != self._sizes:
+        if [*map(len, self._holders)] != self._lengths:
             return False
         try:
             scalars = [holder[key] for holder, key in self._scalar_places]

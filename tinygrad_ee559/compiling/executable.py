@@ -73,14 +73,14 @@ def native_program(
             (
                 memory,
                 offset // t.itemsize,
-                kernels.sizes[memory - len(inputs)] // t.itemsize,
+                kernels.rooms[memory - len(inputs)] // t.itemsize,
                 list(t.shape),
                 t.stride(),
                 str(t.dtype).removeprefix("torch."),
             )
             for memory, offset, t in kernels.outputs
         ]
-        description = {"sizes": kernels.sizes, "outputs": outputs}
+        description = {"rooms": kernels.rooms, "outputs": outputs}
         cache.store(name, library, text, description)
         program = _loaded((library, description), len(inputs))
     return program
@@ -96,7 +96,7 @@ def _loaded(found: tuple[str, Any] | None, inputs: int) -> Native | None:
             Output(memory, offset, room, tuple(shape), tuple(strides), getattr(torch, dtype))
             for memory, offset, room, shape, strides, dtype in description["outputs"]
         ]
-        return Native(library, inputs, description["sizes"], layouts)
+        return Native(library, inputs, description["rooms"], layouts)
     except (OSError, LookupError, TypeError, ValueError, AttributeError):
         return None
 

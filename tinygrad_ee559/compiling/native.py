@@ -95,12 +95,12 @@ class Output(NamedTuple):
 def source(kernels: Kernels, inputs: int) -> str:
     """The C++ of a program."""
     calls = []
-    for function, pointers, sizes in kernels.calls:
+    for function, pointers, numbers in kernels.calls:
         given = [f"({kind})(m[{k}] + {offset})" for kind, k, offset in pointers]
-        given += [*map(str, sizes), "threads"] if sizes else []
+        given += [*map(str, numbers), "threads"] if numbers else []
         calls.append(f"{function}({', '.join(given)});")
     driver = _DRIVER.format(
-        count=inputs + len(kernels.sizes), calls="\n                ".join(calls)
+        count=inputs + len(kernels.rooms), calls="\n                ".join(calls)
     )
     products = any(call.function == "product" for call in kernels.calls)
     parts = ["#include <omp.h>", *([PRODUCT.read_text()] if products else []), *kernels.sources]
@@ -113,34 +113,34 @@ class Native:
     Args:
         library: the path of the compiled C++.
         inputs: how many inputs it takes.
-        sizes: the bytes of each further memory.
+        rooms: the bytes of each further memory.
         outputs: where the outputs are.
     """
 
     def __init__(
-        self, library: str, inputs: int, sizes: Sequence[int], outputs: Sequence[Output]
+        self, library: str, inputs: int, rooms: Sequence[int], outputs: Sequence[Output]
     ) -> None:
         loaded = ctypes.CDLL(library)
         self._failure = (ctypes.c_char * 200).in_dll(loaded, "failure")
         self._run = loaded.run
         self._run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 3 + [ctypes.c_int]
         self.inputs = inputs
-        self.sizes = sizes
+        self.rooms = rooms
         self.outputs = outputs
         self._returned = dict(enumerate(outputs))
         #: Whether an output takes more memory than it is large.
         self._parts = not all(output.is_whole for output in outputs)
         self._held: dict[int, torch.Tensor] = {}
-        count = inputs + len(sizes)
+        count = inputs + len(rooms)
         self._pointers: Any = (ctypes.c_void_p * count)()
         self._no_strides = (ctypes.c_int64 * count)()
         self._scratch: torch.Tensor
         self._starts: list[int | None]
         self._offsets = []
         self._room = 0
-        for size in sizes:
+        for room in rooms:
             self._offsets.append(self._room)
-            self._room += -(-size // _ALIGNMENT) * _ALIGNMENT
+            self._room += -(-room // _ALIGNMENT) * _ALIGNMENT
         self._threads = 0
         self._reserve(1)
 
@@ -215,7 +215,7 @@ class Native:
             self._reserve(threads)
         strides = ctypes.c_int64 * len(self._pointers)
         member_strides, thread_strides, step_strides = strides(), strides(), {}
-        thread_strides[self.inputs :] = [self._room] * len(self.sizes)
+        thread_strides[self.inputs :] = [self._room] * len(self.rooms)
         outputs = [
             layout.stack([*([steps] if i < collected else []), *([members] if members else [])])
             for i, layout in enumerate(self.outputs)

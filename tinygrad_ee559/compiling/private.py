@@ -56,12 +56,12 @@ class Call(NamedTuple):
         function: its name.
         pointers: for each tensor the type of a pointer to it, the memory that it points to and the
             offset into that in bytes. The memory is a number: first come the graph's inputs.
-        sizes: what else the function is given. One that takes sizes takes a number of threads too.
+        numbers: what else the function is given, if anything; then a number of threads too.
     """
 
     function: str
     pointers: list[tuple[str, int, int]]
-    sizes: list[int]
+    numbers: list[int]
 
 
 class Kernels(NamedTuple):
@@ -70,13 +70,13 @@ class Kernels(NamedTuple):
     Attributes:
         sources: the functions, named kernel0, kernel1, and so on.
         calls: what is called, one after the other: these, and `product` for matrix products.
-        sizes: the bytes of each memory beyond the inputs.
+        rooms: the bytes of each memory beyond the inputs.
         outputs: the memory and the offset of each output, and a tensor laid out like it.
     """
 
     sources: list[str]
     calls: list[Call]
-    sizes: list[int]
+    rooms: list[int]
     outputs: list[tuple[int, int, torch.Tensor]]
 
 
@@ -164,8 +164,8 @@ class _Noter(DispatchMode):  # type: ignore[misc]
             name = PRODUCT_TYPES[a.dtype]
             result = torch.empty_strided((a.shape[0], b.shape[1]), (b.shape[1], 1), dtype=a.dtype)
             pointers = [f"const {name}*", f"const {name}*", f"{name}*"]
-            sizes = [*a.stride(), *b.stride(), *a.shape, b.shape[1]]
-            self._noted.append(("product", pointers, (a, b, result), sizes))
+            numbers = [*a.stride(), *b.stride(), *a.shape, b.shape[1]]
+            self._noted.append(("product", pointers, (a, b, result), numbers))
             return result
         if operator.name() not in ("aten::empty_strided", "aten::as_strided"):
             raise _Foreign(operator.name())
@@ -217,20 +217,20 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
     if not all(isinstance(a, torch.Tensor) for _, _, args, _ in noted for a in args):
         return None
     memories = {t.untyped_storage().data_ptr(): i for i, t in enumerate(inputs)}
-    sizes: list[int] = []
+    rooms: list[int] = []
 
     def place(tensor: torch.Tensor) -> tuple[int, int]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in memories:
             memories[storage.data_ptr()] = len(memories)
-            sizes.append(storage.nbytes())
+            rooms.append(storage.nbytes())
         return memories[storage.data_ptr()], tensor.data_ptr() - storage.data_ptr()
 
     calls = [
-        Call(name, [(t, *place(a)) for t, a in zip(types, args)], sizes)
-        for name, types, args, sizes in noted
+        Call(name, [(t, *place(a)) for t, a in zip(types, args)], numbers)
+        for name, types, args, numbers in noted
     ]
-    return Kernels(sources, calls, sizes, [(*place(o), o) for o in outputs])
+    return Kernels(sources, calls, rooms, [(*place(o), o) for o in outputs])
 
 
 def require_compiler() -> None:

@@ -126,7 +126,7 @@ class State:
         tensors: the places that hold tensors, or gradients that are not there yet.
         found: what was in each of them.
         values: the other places, with what is in them.
-        sizes: the dicts, lists and queues, with their lengths and paths.
+        containers: the dicts, lists and queues, with their lengths and paths.
         wrappers: the places of `Tensor`s in which gradients gather, with these.
         leaves: where these gather.
         kinds: what else was found, in order, by path: of functions the code, of objects the class.
@@ -137,7 +137,7 @@ class State:
         self.tensors: list[Place] = []
         self.found: list[Any] = []
         self.values: list[tuple[Place, Any]] = []
-        self.sizes: list[tuple[Any, int, str]] = []
+        self.containers: list[tuple[Any, int, str]] = []
         self.wrappers: list[tuple[Place, Tensor]] = []
         self.leaves: list[Leaf] = []
         self.kinds: list[tuple[str, Any]] = []
@@ -176,11 +176,11 @@ class State:
             for place, value in after.values
             if place in before and not same(before[place], value)
         ]
-        sizes = {id(holder): size for holder, size, _ in self.sizes}
+        lengths = {id(holder): size for holder, size, _ in self.containers}
         found += [
-            f"{path} ({sizes[id(holder)]} entries, then {size})"
-            for holder, size, path in after.sizes
-            if sizes.get(id(holder), size) != size
+            f"{path} ({lengths[id(holder)]} entries, then {size})"
+            for holder, size, path in after.containers
+            if lengths.get(id(holder), size) != size
         ]
         return found
 
@@ -236,7 +236,7 @@ class State:
         elif isinstance(value, dict):
             self._dict(value, path, "[{!r}]")
         elif isinstance(value, (list, tuple, deque)):
-            self.sizes.append((value, len(value), path))
+            self.containers.append((value, len(value), path))
             for i, item in enumerate(value):
                 self._visit(item, Place(value, i, f"{path}[{i}]"))
         elif isinstance(value, type):
@@ -246,7 +246,7 @@ class State:
             self._classes.setdefault(type(value), path)
 
     def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
-        self.sizes.append((fields, len(fields), path))
+        self.containers.append((fields, len(fields), path))
         for key, value in list(fields.items()):
             name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
             self._visit(value, Place(fields, key, name))
