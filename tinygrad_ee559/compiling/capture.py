@@ -267,7 +267,10 @@ class Capture:
                 moved.append((place, wrapped, value))
                 if value is not None:
                     recorder.node_of(value)
-        for place in before.keys() - set(after.tensors):
+        still = set(after.tensors)
+        for place in before:
+            if place in still:
+                continue
             if place.get() is None:
                 moved.append((place, False, None))
             elif place.tensor() is None:

@@ -106,6 +106,14 @@ class Compiled(Caller):
 
         Raises:
             ValueError: the arguments are not as many.
+            CaptureError: one of them requires gradients, or for the reasons of a call.
+
+        >>> total = torch.zeros(2)
+        >>> add = compile(lambda x: total.add_(x).sum())
+        >>> add.loop(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+        tensor([ 3., 10., 21.])
+        >>> total
+        tensor([ 9., 12.])
         """
         given = as_tensors(args)
         originals = streams_of(given, ("steps",))

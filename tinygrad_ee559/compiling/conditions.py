@@ -151,12 +151,6 @@ class Conditions:
             return False
         if [tensor.node for tensor in self._tensors] != self._nodes:
             return False
-        for place, look in self._others:
-            if not look.fits(place.get()):
-                return False
-        for place, node in self._tapes:
-            if getattr(place.get(), "node", None) is not node:
-                return False
         leaves = self._leaves
         if self._leaf_arguments:
             leaves = [*leaves, *(arguments[i].node for i in self._leaf_arguments)]
@@ -167,6 +161,12 @@ class Conditions:
         if [*map(len, self._holders)] != self._lengths:
             return False
         try:
+            for place, look in self._others:
+                if not look.fits(place.get()):
+                    return False
+            for place, node in self._tapes:
+                if getattr(place.get(), "node", None) is not node:
+                    return False
             scalars = [holder[key] for holder, key in self._scalar_places]
             return (
                 [*map(type, scalars)] == self._types

@@ -48,6 +48,17 @@ class Ensemble(Caller):
 
         Returns:
             what the steps returned, with the same first two dimensions.
+
+        Raises:
+            ValueError: these dimensions are not the same for all, or the members not as many.
+            CaptureError: an argument requires gradients, or for the reasons of `ensemble`.
+
+        >>> totals = [torch.zeros(()), torch.tensor(10.0)]
+        >>> add = ensemble([lambda x, total=total: total.add_(x) * 1 for total in totals])
+        >>> add.loop(torch.ones(3, 2))  # three steps of two members
+        tensor([[ 1., 11.],
+                [ 2., 12.],
+                [ 3., 13.]])
         """
         args = as_tensors(args)
         streams = streams_of(args, ("steps", "members"))

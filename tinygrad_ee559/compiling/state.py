@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import os
 import sys
 import sysconfig
 import types
@@ -31,6 +32,9 @@ SCALARS = (
 )  # fmt: skip
 #: Where the modules are that the user has not written himself.
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+#: Where those of torch and of this library are.
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_OURS = f"{Path(__file__).parent.parent}{os.sep}"
 #: The instructions by which Python gets at attributes and methods.
 _OF_OBJECTS = "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"
 #: Methods that run where instances are made.
@@ -79,7 +83,10 @@ class Place:
         if isinstance(holder, dict):
             return holder.get(self.key)
         if isinstance(holder, types.CellType):
-            return holder.cell_contents
+            try:
+                return holder.cell_contents
+            except ValueError:  # the variable has no value any more
+                return None
         return holder[self.key] if self.key < len(holder) else None
 
     def tensor(self) -> torch.Tensor | None:
@@ -254,15 +261,15 @@ class State:
                 self._leaf(key, name)
 
     def _function(self, function: types.FunctionType, path: str) -> None:
-        package = (function.__module__ or "").partition(".")[0]
-        if package == "torch":
+        file = function.__code__.co_filename
+        if file.startswith(_TORCH):
             return
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             try:
                 self._visit(cell.cell_contents, Place(cell, 0, name))
             except ValueError:  # the variable has no value yet
                 continue
-        if package == "tinygrad_ee559":  # keeps nothing in global variables
+        if file.startswith(_OURS):  # keeps nothing in global variables
             return
         variables = function.__globals__
         for name in _names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"):
