@@ -3,12 +3,13 @@
     compiled, ensemble     what users call: `compile` and `ensemble`
     program, together      a captured run compiled: of one model, of many
     runs                   a function is watched until two runs did the same
-    capture                what one run did, as a graph of operators
+    capture, recorder      what one run did, as a graph of operators
     conditions             what has to be as it was for a program to run
     alike                  what members of an ensemble have in common
     state                  where a function keeps tensors and all else
     executable             what graphs are compiled to
-    lowering, lanes        graphs that compilers like: without changes in place, for many models
+    lowering, products,    graphs that compilers like: without changes in place, with products as
+    lanes                  sums, for many models
     unseen, layout         where gradients and members' tensors are kept
     native, product.h      kernels and the loop around them in C++; matrix products
     streams                arguments of many calls

@@ -1,67 +1,25 @@
-"""Capture: a function is run, and all that torch is asked to do on the way is written down.
+"""Capture: what one run of a function did, as a graph of operators and what that is connected to.
 
-`Recorder` sees every operator that runs, whoever called it: forward, the backward pass, the update.
-The operators run as always, so a captured run is a run like any other. `Capture` finds out where
-what they worked on came from, and where results were left.
+A captured run is a run like any other. Of tensors that operators worked on it is found out where
+they came from, and of those that they made, where they were left.
 """
 
 from __future__ import annotations
 
-import operator
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.private import DispatchMode
+from tinygrad_ee559.compiling.recorder import NoReading, Recorder
 from tinygrad_ee559.compiling.state import SCALARS, Place, State
 from tinygrad_ee559.errors import CaptureError, MixedGraphError
-from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
+from tinygrad_ee559.private import tree_flatten, tree_unflatten
 from tinygrad_ee559.tape import Leaf, Node, next_order, topological
 from tinygrad_ee559.tensor import Tensor, gathering, lift
-
-aten = torch.ops.aten
-_LIBRARIES = (Path(__file__).parent.parent, Path(torch.__file__).parent)
-#: Make a tensor of Python numbers, which are constants of the program.
-_CONSTANTS = (aten.lift_fresh.default, aten.lift_fresh_copy.default)
-_ON_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-#: What operators may be given that graphs cannot have.
-_OBJECTS = (torch.Generator, torch.ScriptObject, torch.UntypedStorage)
-#: Make a tensor of numbers, or of tensors with one element, whose values they read.
-_FILLING = {
-    torch.tensor: "torch.tensor",
-    torch.as_tensor: "torch.as_tensor",
-    torch.asarray: "torch.asarray",
-    torch.Tensor.new_tensor: "new_tensor",
-}
-#: Read a tensor's memory without an operator.
-_READING = {
-    torch.Tensor.tolist: "tolist",
-    torch.Tensor.numpy: "numpy",
-    torch.Tensor.__array__: "numpy",
-    torch.Tensor.__dlpack__: "dlpack",
-    torch.Tensor.__repr__: "print or repr",
-    torch.Tensor.__format__: "print or format",
-}
-
-
-class _NoReading(torch.overrides.TorchFunctionMode):
-    """Refuses to show values."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function in _READING:
-            raise _asks_for_values(_READING[function])
-        if function in _FILLING and any(map(_holds_tensors, args)):
-            raise _asks_for_values(f"{_FILLING[function]} of a list; torch.stack needs none")
-        return function(*args, **(kwargs or {}))
 
 
 class Gradient(NamedTuple):
@@ -86,110 +44,6 @@ class Result(NamedTuple):
     output: int
     wrapped: bool
     input: int | None
-
-
-class Recorder(DispatchMode):  # type: ignore[misc]
-    """Runs operators and appends them to a graph.
-
-    Tensors that are used and were not made inside are the graph's inputs, in the order of use.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.graph = fx.Graph()
-        self.inputs: list[torch.Tensor] = []
-        self.constants: set[int] = set()
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[torch.Tensor] = []  # an id is that of a tensor as long as it lives
-        self._first: fx.Node | None = None
-        self._random = torch.get_rng_state()
-
-    def node_of(self, tensor: torch.Tensor) -> fx.Node:
-        """The node that made a tensor; a new input if none did."""
-        node = self._nodes.get(id(tensor))
-        if node is None:
-            name = f"in{len(self.inputs)}"
-            if self._first is None:
-                node = self.graph.placeholder(name)
-            else:
-                with self.graph.inserting_before(self._first):
-                    node = self.graph.placeholder(name)
-            self.inputs.append(tensor)
-            self._know(tensor, node)
-        return node
-
-    def number_of(self, tensor: torch.Tensor) -> int | None:
-        """Which of the inputs a tensor is, None if it is none."""
-        return next((i for i, t in enumerate(self.inputs) if t is tensor), None)
-
-    def made(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor was made inside."""
-        node = self._nodes.get(id(tensor))
-        return node is not None and node.op != "placeholder"
-
-    def check_random_state(self) -> None:
-        """Raise an error if random numbers were not drawn one after the other."""
-        if not torch.equal(torch.get_rng_state(), self._random):
-            raise CaptureError(
-                f"{_place_of_user()}the state of torch's random numbers was set, which cannot be "
-                "part of a program; set seeds outside of the compiled function, and have no "
-                "function in a checkpoint that draws random numbers"
-            )
-
-    def _know(self, tensor: torch.Tensor, node: fx.Node) -> None:
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
-
-    def _call(self, function: Any, args: Any, kwargs: Any) -> fx.Node:
-        node = self.graph.call_function(function, args, kwargs)
-        self._first = self._first or node
-        return node
-
-    def _copied(self, constant: torch.Tensor) -> torch.Tensor:
-        """A constant, of which each run gets a new copy: it may change it, or hand it out."""
-        kept = constant.clone()
-        self.constants.add(id(kept))
-        self._know(constant, self._call(aten.clone.default, (self.node_of(kept),), {}))
-        return constant
-
-    def _node_or_value(self, function: Any, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return self.node_of(value)
-        if isinstance(value, _OBJECTS):
-            raise CaptureError(
-                f"{_place_of_user()}{function.name()} is given a {type(value).__name__}, which "
-                "cannot be part of a program; do this outside of the compiled function"
-            )
-        return value
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if not all(kind in (torch.Tensor, torch.nn.Parameter) for kind in types):
-            return NotImplemented  # a subclass, which says what to do instead
-        kwargs = kwargs or {}
-        if not _ON_VALUES.isdisjoint(function.tags) and not _by_integers(function, args):
-            raise _asks_for_values(function.name())
-        if function.namespace == "profiler":  # computes nothing
-            return function(*args, **kwargs)
-        if function in _CONSTANTS and id(args[0]) not in self._nodes:
-            return self._copied(function(*args, **kwargs))
-        given, named = tree_map(partial(self._node_or_value, function), (args, kwargs))
-        draws = torch.Tag.nondeterministic_seeded in function.tags
-        if draws:
-            self.check_random_state()
-        out = function(*args, **kwargs)
-        if draws:
-            self._random = torch.get_rng_state()
-        node = self._call(function, given, named)
-        if isinstance(out, torch.Tensor):
-            if id(out) not in self._nodes:  # else it was changed in place
-                self._know(out, node)
-        elif isinstance(out, (list, tuple)):
-            for i, item in enumerate(out):
-                if isinstance(item, torch.Tensor) and id(item) not in self._nodes:
-                    self._know(item, self.graph.call_function(operator.getitem, (node, i)))
-        return out
 
 
 class Capture:
@@ -237,7 +91,7 @@ class Capture:
         tapes = [(p, t.node) for p, t in zip(self.state.tensors, self.state.found) if _has_tape(t)]
         given = [leaf.node for leaf in leaves if _has_tape(leaf)]
         noting = _noting({*(node for _, node in tapes), *given}, arrived)
-        with noting, gathering() as gathered, recorder, _NoReading():
+        with noting, gathering() as gathered, recorder, NoReading():
             self.returned = function(*args, **kwargs)
         recorder.check_random_state()
         self.tapes = [(place, node) for place, node in tapes if id(node) in arrived]
@@ -406,19 +260,6 @@ def _check_argument(value: Any) -> None:
         )
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and any(
-        isinstance(item, (Tensor, torch.Tensor)) or _holds_tensors(item) for item in value
-    )
-
-
-def _by_integers(function: Any, args: Any) -> bool:
-    """Whether a tensor is indexed by integers, so that the shape is known; by masks it is not."""
-    if function is not aten.index.Tensor:
-        return False
-    return all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1])
-
-
 def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
     """An input in words that differ where programs would."""
     look = f"{tensor.dtype} {list(tensor.shape)} {tensor.stride()}"
@@ -441,23 +282,3 @@ def _can_go_backward(result: Tensor) -> bool:
     if keeping:
         return any(node.saved is not None for node in keeping)
     return not hasattr(result.node, "flow")  # which a backward pass leaves in a result
-
-
-def _place_of_user() -> str:
-    """Where in the user's code this is."""
-    frame: Any = sys._getframe()
-    while frame is not None and any(
-        library in Path(frame.f_code.co_filename).parents for library in _LIBRARIES
-    ):
-        frame = frame.f_back
-    return "" if frame is None else f"{frame.f_code.co_filename}, line {frame.f_lineno}: "
-
-
-def _asks_for_values(name: str) -> CaptureError:
-    """Says where in the user's code the value of a tensor is asked for."""
-    return CaptureError(
-        f"{_place_of_user()}the value of a tensor is needed here (by {name}), and a compiled "
-        "function has to do the same whatever the values are; use torch.where in place of an `if`, "
-        "return tensors in place of numbers and read them outside, and make tensors of numbers "
-        "that gather gradients"
-    )

@@ -1,44 +1,29 @@
-"""Lowering: from the operators that ran to a graph without changes in place, of simple operators.
-
-Small matrix products are written out as sums of products. A library call for each would take longer
-than the arithmetic; as loops they join those around them, and the whole step becomes one kernel.
-Large ones are left to `product.h`.
-"""
+"""Lowering: from the operators that ran to a graph of simple ones, without changes in place."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.lanes import LANES, widened
+from tinygrad_ee559.compiling.lanes import widened
 from tinygrad_ee559.compiling.private import (
     PRODUCT_TYPES,
     declared_arguments,
     decompositions,
-    force_strides,
-    product,
     traced,
 )
+from tinygrad_ee559.compiling.products import is_large, product_of, product_of_lanes, summed
 from tinygrad_ee559.errors import CaptureError
 
 aten = torch.ops.aten
 _PRODUCTS = {"aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"}
 _LAYOUTS = {"aten.permute.default", "prims.inductor_force_stride_order.default"}
-#: The multiplications in a product from which on it is worth copying its operands into blocks.
-LARGE = 2**18
 #: The operators from which on a C++ compiler takes minutes for them as one function.
 LONG = 1500
-#: How many rows of a product are computed side by side, so that a column is loaded once for all.
-ROWS = 10
-#: The bytes of a vector, which holds as many numbers of four bytes as there are lanes.
-VECTOR = 4 * LANES
-#: How many multiplications of vectors take as long as to add up the numbers in one.
-ADD_UP = 35
 
 
 def lowered(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
@@ -58,13 +43,13 @@ def is_native(graph: fx.GraphModule, lanes: int = 1) -> bool:
         and all(
             lanes == 1 and a.ndim == 2 and a.dtype in PRODUCT_TYPES
             for a, b in _products(graph)
-            if _is_large(a, b)
+            if is_large(a, b)
         )
     )
 
 
 def has_large_products(graph: fx.GraphModule) -> bool:
-    return any(_is_large(a, b) for a, b in _products(graph))
+    return any(is_large(a, b) for a, b in _products(graph))
 
 
 def _products(graph: fx.GraphModule) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -143,18 +128,14 @@ def is_worth_compiling(
     return bool(computes and seen and inputs) and all(tensor.numel() for tensor in inputs)
 
 
-def _is_large(a: Any, b: Any) -> bool:
-    return bool(a.numel() * b.shape[-1] > LARGE)
-
-
 def in_loops(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The graph with matrix products as sums, and taken apart as far as Inductor does."""
-    return _laid_out_once(traced(graph, inputs, _table(_product)))
+    return _laid_out_once(traced(graph, inputs, _table(product_of)))
 
 
 def in_loops_over_lanes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The same for several models, in a last dimension of all tensors."""
-    return widened(traced(graph, inputs, _table(_product_of_lanes)), inputs)
+    return widened(traced(graph, inputs, _table(product_of_lanes)), inputs)
 
 
 def _laid_out_once(graph: fx.GraphModule) -> fx.GraphModule:
@@ -184,7 +165,7 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     return first, first + reach + 1 if tensor.numel() else first
 
 
-# ---------------------------------------------------------------- matrix products
+# --------------------------------------------------------------------- operators
 
 
 def _table(multiply: Callable[[Any, Any], Any]) -> dict[Any, Any]:
@@ -202,99 +183,9 @@ def _table(multiply: Callable[[Any, Any], Any]) -> dict[Any, Any]:
         aten.bmm.default: multiply,
         aten.addmm.default: added,
         aten.baddbmm.default: added,
-        aten.mv.default: lambda a, x: _sum(a * x, 1),
-        aten.dot.default: lambda x, y: _sum(x * y, 0),
+        aten.mv.default: lambda a, x: summed(a * x, 1),
+        aten.dot.default: lambda x, y: summed(x * y, 0),
     }
-
-
-def _product(a: Any, b: Any) -> Any:
-    """The matrix product, over the last two dimensions, as sums of products.
-
-    Vectors of neighbors in memory run along the columns, the rows, or what is summed up. Where a
-    batch is large they run along it, and the whole network is laid out by features.
-    """
-    if _is_large(a, b):
-        return product(a, b)
-    a, b = [m if 1 in m.shape else _computed_once(m) for m in (a, b)]
-    rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
-    along_columns = rows * inner * _vectors(columns, b)
-    along_rows = columns * inner * _vectors(rows, a)
-    along_sums = rows * columns * (_vectors(inner, a) + ADD_UP) + _moved(a) + _moved(b.mT)
-    if along_sums < min(along_columns + _moved(b), along_rows + _moved(a.mT)):
-        return _along_sums(a, b)
-    if inner > max(rows, columns):  # if not, the result is large, and its layout counts for more
-        along_columns += _moved(b)
-        along_rows += _moved(a.mT)
-    return _along_columns(a, b) if along_columns <= along_rows else _along_rows(a, b)
-
-
-def _vectors(count: int, like: Any) -> int:
-    """How many vectors hold so many numbers."""
-    return int(-(-count * like.itemsize // VECTOR))
-
-
-def _moved(matrix: Any) -> int:
-    """How many numbers have to be moved to make those of a row neighbors."""
-    return 0 if matrix.stride(-1) == 1 else int(matrix.shape[-2] * matrix.shape[-1])
-
-
-def _along_columns(a: Any, b: Any) -> Any:
-    return _sums(a, b if a.shape[-2] == 1 else _by_rows(b))  # for one row as it lies
-
-
-def _along_rows(a: Any, b: Any) -> Any:
-    inner, columns = b.shape[-2:]
-    if columns < min(inner, ROWS):  # few enough to go to the places that they have by rows
-        a = _by_rows(a.mT)
-        return torch.stack([_sum(a * b[..., j : j + 1], -2) for j in range(columns)], -1)
-    return _computed_once(_along_columns(b.mT, a.mT)).mT
-
-
-def _along_sums(a: Any, b: Any) -> Any:
-    a, b = _by_rows(a), _by_rows(b.mT)
-    if a.shape[-2] <= b.shape[-2]:
-        return torch.stack([_sum(row.unsqueeze(-2) * b, -1) for row in a.unbind(-2)], -2)
-    return torch.stack([_sum(a * column.unsqueeze(-2), -1) for column in b.unbind(-2)], -1)
-
-
-def _product_of_lanes(a: Any, b: Any) -> Any:
-    """The same where each number is a vector, so that it does not matter what is a neighbor."""
-    if b.shape[-1] > a.shape[-2]:
-        return _product_of_lanes(b.mT, a.mT).mT
-    return _sums(_computed_once(a), _computed_once(b))
-
-
-def _sums(a: Any, b: Any) -> Any:
-    """The product with several rows in one loop over columns, which share what they load."""
-    rows, inner = a.shape[-2:]
-    if inner <= 4:
-        return reduce(torch.add, [a[..., k : k + 1] * b[..., k : k + 1, :] for k in range(inner)])
-    count = max(n for n in range(1, ROWS + 1) if rows % n == 0)
-    blocks = [_sum(a[..., i::count, :].unsqueeze(-1) * b.unsqueeze(-3), -2) for i in range(count)]
-    return blocks[0] if count == 1 else torch.stack(blocks, -2).flatten(-3, -2)
-
-
-def _sum(products: Any, dim: int) -> Any:
-    """Their sum along a dimension, in their own dtype: that of integers is not int64."""
-    return products.sum(dim, dtype=products.dtype)
-
-
-def _computed_once(matrix: Any) -> Any:
-    """A matrix that is not computed again for each product that it enters, however it lies."""
-    if matrix.is_contiguous():
-        return force_strides(matrix, matrix.stride())
-    if matrix.mT.is_contiguous():
-        return force_strides(matrix.mT, matrix.mT.stride()).mT
-    return matrix
-
-
-def _by_rows(matrix: Any) -> Any:
-    """The same, with the numbers of a row as neighbors."""
-    if 1 in matrix.shape:
-        return matrix
-    if matrix.stride(-1) != 1:
-        matrix = matrix.clone(memory_format=torch.contiguous_format)
-    return _computed_once(matrix)
 
 
 # ------------------------------------------------------------------ lists of tensors
