@@ -491,6 +491,22 @@ def test_labels_and_indices_out_of_range(own_cache):
             assert isinstance(caught.value, IndexError)
 
 
+def test_what_a_failed_step_may_have_changed_counts_as_changed(own_cache):
+    total, weight = torch.zeros(2), torch.ones(5, 2)
+
+    def function(i):
+        total.add_(1)
+        return weight[i] * total
+
+    fast = tg.compile(function)
+    for _ in range(3):
+        fast(torch.tensor([0]))
+    before = total._version
+    with pytest.raises(IndexError):
+        fast(torch.tensor([5]))
+    assert total._version > before
+
+
 def test_what_changes_in_every_call_and_changes_nothing_is_named(interpreted):
     holder = Holder(epoch=0)
 

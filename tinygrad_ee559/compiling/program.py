@@ -163,7 +163,10 @@ class Program:
         gradients = self._gradients
         if gradients is not None:
             gradients.take_back()
-        outputs = self._executable.run(inputs, self._starts)
+        try:
+            outputs = self._executable.run(inputs, self._starts)
+        finally:  # what failed has changed something too
+            self._mark_changed(inputs)
         self._leave(self._effects, arguments, inputs, outputs)
         if gradients is not None:
             gradients.leave()
@@ -181,9 +184,15 @@ class Program:
             given[i] = streams[self._capture.sources[i]]
             last[i] = given[i][-1]
         steps = len(streams[0])
-        outputs = self._executable.loop(given, steps, self._moving, self._capture.collected)
+        try:
+            outputs = self._executable.loop(given, steps, self._moving, self._capture.collected)
+        finally:
+            self._mark_changed(last)
         self._leave(self._capture.effects, (), last, outputs)
         return self._capture.assembled(outputs)
+
+    def _mark_changed(self, inputs: Sequence[torch.Tensor]) -> None:
+        private.increment_versions([inputs[i] for i in self._written])
 
     def _leave(
         self,
@@ -193,7 +202,6 @@ class Program:
         outputs: Sequence[torch.Tensor],
     ) -> None:
         """Put what the run has left behind where it belongs."""
-        private.increment_versions([inputs[i] for i in self._written])
         for effect, value in zip(effects, outputs[self._capture.collected :]):
             if isinstance(effect, int):
                 arguments[effect].node.grad = lift(value, None)
