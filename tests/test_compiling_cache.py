@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 import torch
-from steps import Training, close, data
+from steps import Training, close, data, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors
@@ -180,6 +180,28 @@ def test_names_depend_on_all_that_decides():
         cache.key("graph"), cache.key("graph", "looks"), cache.key("graphl", "ooks"), cache.key(),
     }  # fmt: skip
     assert len(names) == 4 and cache.key("graph") in names
+
+
+def test_names_tell_apart_what_is_compiled_differently(monkeypatch):
+    """Shapes, the default dtype, lanes, and threads where products are large."""
+    names = []
+    monkeypatch.setattr(cache, "key", lambda *parts: names.append(parts) or "none")
+    monkeypatch.setattr(executable, "_kernels", lambda *arguments: None)
+
+    def name(size, lanes=1):
+        inputs = [torch.rand(size, size)]
+        graph = private.traced(lambda x: x @ x, inputs, {})
+        assert executable.native_program(graph, inputs, lanes) is None
+        return names[-1]
+
+    small, large = name(4), name(70)
+    assert name(4) == small
+    others = [large, name(4, lanes=16), name(5)]
+    with threads(2):
+        others.append(name(70))
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)
+    others.append(name(4))
+    assert len({small, *others}) == 6
 
 
 def test_names_depend_on_torch_and_the_processor(monkeypatch):
