@@ -232,7 +232,7 @@ def writing_out():
     return function, lambda: (base, base._version > 0)
 
 
-def sharing_memory_later():
+def sharing_memory_later(share):
     holder = Holder(a=torch.ones(2), b=torch.zeros(2), calls=0)
 
     def function(x):
@@ -242,22 +242,7 @@ def sharing_memory_later():
     def look():
         holder.calls += 1
         if holder.calls == 4:
-            holder.b = holder.a.view(2)
-
-    return function, look
-
-
-def becoming_one_tensor():
-    holder = Holder(a=torch.ones(2), b=torch.zeros(2), calls=0)
-
-    def function(x):
-        holder.a.add_(x)
-        return holder.b * 2 + holder.a
-
-    def look():
-        holder.calls += 1
-        if holder.calls == 4:
-            holder.b = holder.a
+            holder.b = share(holder.a)
 
     return function, look
 
@@ -271,8 +256,8 @@ def becoming_one_tensor():
         counting_in_a_buffer,
         by_pairs,
         writing_out,
-        sharing_memory_later,
-        becoming_one_tensor,
+        lambda: sharing_memory_later(lambda tensor: tensor.view(2)),
+        lambda: sharing_memory_later(lambda tensor: tensor),
     ],
 )
 def test_what_happens_between_calls(interpreted, make):

@@ -86,7 +86,7 @@ def increment_versions(tensors: Iterable[torch.Tensor]) -> None:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Inside, no other thread traces or compiles, be it for us or for torch.compile, as both patch
     parts of torch meanwhile; and Python's random numbers are not used up."""
     from torch._dynamo.convert_frame import compile_lock

@@ -48,7 +48,7 @@ class Program:
         self.lowered = capture.graph
         self._executable: Native | Artifact = as_it_is(capture.graph)
         if lowering.is_worth_compiling(capture.graph, capture.inputs, self._written):
-            with private.compiling():
+            with private.alone():
                 self.lowered = lowering.lowered(capture.graph, capture.inputs)
                 native = native_program(self.lowered, capture.inputs)
                 self._executable = native or artifact(self.lowered, capture.inputs)

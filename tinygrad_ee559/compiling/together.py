@@ -71,7 +71,7 @@ class Together:
                 "the steps of an ensemble change an argument in place, and get parts of stacks; "
                 "let them change a copy: tensor.clone()"
             )
-        with private.compiling():
+        with private.alone():
             self._compile(len(steps))
         self._admitted = 1
         self._find(states)
