@@ -48,7 +48,7 @@ COMPILING = [
     ["conditions"],
     ["recorder"],
     ["capture"],
-    ["runs"],
+    ["runs", "inputs"],
     ["program", "together"],
     ["compiled", "ensemble"],
 ]

@@ -2,6 +2,7 @@
 
     compiled, ensemble     what users call: `compile` and `ensemble`
     program, together      a captured run compiled: of one model, of many
+    inputs                 the tensors that a program computes with, fetched at each call
     runs                   a function is watched until two runs did the same
     capture, recorder      what one run did, as a graph of operators
     conditions             what has to be as it was for a program to run

@@ -6,7 +6,7 @@ they came from, and of those that they made, where they were left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -76,24 +76,53 @@ class Capture:
             _check_argument(leaf)
         self.state = State(function, leaves)
         self.missing = {id(leaf) for leaf in self.state.leaves if leaf.grad is None}
+        found = [place.tensor() for place in self.state.tensors]
         places = self.state.by_tensor()
-        own = self.state.tensors[: self.state.own]
-        alive = [place.tensor() for place in self.state.tensors]
-        start = next_order()
-        raws = [leaf._data if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        arguments = {id(raw): i for i, raw in enumerate(raws) if isinstance(raw, torch.Tensor)}
-        owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         recorder = Recorder()
+        raws = [leaf._data if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        arrived: set[int] = set()
-        tapes = [(p, t.node) for p, t in zip(self.state.tensors, self.state.found) if _has_tape(t)]
-        given = [leaf.node for leaf in leaves if _has_tape(leaf)]
-        noting = _noting({*(node for _, node in tapes), *given}, arrived)
-        with noting, gathering() as gathered, recorder, NoReading():
+        with self._watched(leaves), recorder, NoReading():
             self.returned = function(*args, **kwargs)
         recorder.check_random_state()
+        after = State(function, leaves)
+        self.changes = self.state.changes(after)
+        outputs = self._results(recorder)
+        self.collected = len(outputs)
+        owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        outputs += self._left(recorder, found, after, owners)
+        recorder.graph.output(tuple(outputs))
+        self.graph = fx.GraphModule({}, recorder.graph)
+        self.inputs = recorder.inputs
+        arguments = {id(raw): i for i, raw in enumerate(raws) if isinstance(raw, torch.Tensor)}
+        self.sources: list[Any] = []
+        for tensor in self.inputs:
+            source: Any = arguments.get(id(tensor), places.get(id(tensor), tensor))
+            if isinstance(source, Place) and id(source.holder) in owners:
+                source = Gradient(owners[id(source.holder)])
+            self.sources.append(source)
+        self.replaced = {effect.place for effect in self.effects if isinstance(effect, Effect)}
+        self.replaced |= {place for place, _, _ in self.moves}
+        self.carries = any(s in self.replaced for s in self.sources if isinstance(s, Place))
+        self.shared = []
+        for place, known in zip(self.state.tensors[: self.state.own], found):
+            i = None if known is None else recorder.number_of(known)
+            if i is not None and self.sources[i] is not place:
+                self.shared.append((i, place))
+        self.text = self._described(recorder)
+
+    @contextmanager
+    def _watched(self, leaves: Sequence[Any]) -> Iterator[None]:
+        """Inside, the function runs; afterwards it is known how far gradients went."""
+        start = next_order()
+        arrived: set[int] = set()
+        found = zip(self.state.tensors, self.state.found)
+        tapes = [(place, tensor.node) for place, tensor in found if _has_tape(tensor)]
+        given = [leaf.node for leaf in leaves if _has_tape(leaf)]
+        noting = _noting({*(node for _, node in tapes), *given}, arrived)
+        with noting, gathering() as gathered:
+            yield
         self.tapes = [(place, node) for place, node in tapes if id(node) in arrived]
         if any(id(node) in arrived for node in given):
             raise CaptureError(
@@ -101,13 +130,26 @@ class Capture:
                 "end at its arguments; call backward() outside, or have it compute what led there"
             )
         self._check_leaves(leaf for leaf in gathered if leaf.order > start)
-        after = State(function, leaves)
-        self.changes = self.state.changes(after)
-        outputs = self._results(recorder)
-        self.collected = len(outputs)
+
+    def _left(
+        self,
+        recorder: Recorder,
+        found: Sequence[torch.Tensor | None],
+        after: State,
+        owners: Mapping[int, int],
+    ) -> list[fx.Node]:
+        """The nodes of tensors that were left behind in places; notes in which.
+
+        Args:
+            recorder: what made them.
+            found: the tensors of the places that were there before.
+            after: the places that are there now.
+            owners: the number of the argument that a gradient belongs to, by its leaf's id.
+        """
+        nodes = []
         self.effects: list[Effect | int] = []
-        moved: list[tuple[Place, bool, torch.Tensor | None]] = []
-        before = dict(zip(self.state.tensors, zip(alive, self.state.found)))
+        self.moves: list[tuple[Place, bool, int | None]] = []
+        before = dict(zip(self.state.tensors, zip(found, self.state.found)))
         nothing = object(), None
         for place in after.tensors:
             value, holding = place.tensor(), place.get()
@@ -116,57 +158,35 @@ class Capture:
             if value is not None and recorder.made(value):
                 effect = Effect(place, wrapped, wrapped and holding is known_holding)
                 self.effects.append(owners.get(id(place.holder), effect))
-                outputs.append(recorder.node_of(value))
+                nodes.append(recorder.node_of(value))
             elif known is not value and id(place.holder) not in owners:
-                moved.append((place, wrapped, value))
                 if value is not None:
                     recorder.node_of(value)
+                number = None if value is None else recorder.number_of(value)
+                self.moves.append((place, wrapped, number))
         still = set(after.tensors)
         for place in before:
             if place in still:
                 continue
             if place.get() is None:
-                moved.append((place, False, None))
+                self.moves.append((place, False, None))
             elif place.tensor() is None:
                 self.changes.append(f"{place} (a tensor, then {place.get()!r:.80})")
-        self.replaced = {effect.place for effect in self.effects if isinstance(effect, Effect)}
-        self.replaced |= {place for place, _, _ in moved}
-        recorder.graph.output(tuple(outputs))
-        self.graph = fx.GraphModule({}, recorder.graph)
-        self.inputs = recorder.inputs
-        self.sources: list[Any] = []
-        for tensor in self.inputs:
-            source: Any = arguments.get(id(tensor), places.get(id(tensor), tensor))
-            if isinstance(source, Place) and id(source.holder) in owners:
-                source = Gradient(owners[id(source.holder)])
-            self.sources.append(source)
-        numbers = {id(tensor): i for i, tensor in enumerate(self.inputs)}
-        self.moves = [
-            (place, wrapped, None if value is None else numbers[id(value)])
-            for place, wrapped, value in moved
-        ]
-        places_read = [source for source in self.sources if isinstance(source, Place)]
-        self.carries = any(place in self.replaced for place in places_read)
-        self.shared = [
-            (numbers[id(tensor)], place)
-            for place, tensor in zip(own, alive)
-            if id(tensor) in numbers and self.sources[numbers[id(tensor)]] is not place
-        ]
-        self.text = "\n".join(
-            [
-                *(_described(s, t, recorder) for s, t in zip(self.sources, self.inputs)),
-                str(recorder.graph),
-                *(
-                    f"{effect.place.identity()} gets {effect.wrapped, effect.inside}"
-                    if isinstance(effect, Effect)
-                    else f"gradient of argument {effect}"
-                    for effect in self.effects
-                ),
-                *(f"{place.identity()} gets input {i}" for place, _, i in self.moves),
-                f"returns {self.results} in {self.structure}",
-                f"by default {torch.get_default_dtype()}",  # which operators do not name
-            ]
-        )
+        return nodes
+
+    def _described(self, recorder: Recorder) -> str:
+        """The graph and all that it is connected to."""
+        lines = [_described(s, t, recorder) for s, t in zip(self.sources, self.inputs)]
+        lines.append(str(recorder.graph))
+        for effect in self.effects:
+            if isinstance(effect, Effect):
+                lines.append(f"{effect.place.identity()} gets {effect.wrapped, effect.inside}")
+            else:
+                lines.append(f"gradient of argument {effect}")
+        lines += [f"{place.identity()} gets input {i}" for place, _, i in self.moves]
+        lines.append(f"returns {self.results} in {self.structure}")
+        lines.append(f"by default {torch.get_default_dtype()}")  # which operators do not name
+        return "\n".join(lines)
 
     def _check_leaves(self, gathered: Iterable[Leaf]) -> None:
         """Raise an error if gradients were left where programs could not leave them."""

@@ -23,7 +23,7 @@ class Artifact:
     def run(
         self, inputs: Sequence[torch.Tensor], _starts: Sequence[int] = ()
     ) -> Sequence[torch.Tensor]:
-        """One step: the outputs."""
+        """One step: the outputs. Where memory begins only native programs have to be told."""
         return self._function(*inputs)  # type: ignore[no-any-return]
 
     def loop(

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling import lowering, private
-from tinygrad_ee559.compiling.capture import Capture, Effect, Gradient
-from tinygrad_ee559.compiling.conditions import Conditions, Look
+from tinygrad_ee559.compiling.capture import Capture, Effect
+from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
+from tinygrad_ee559.compiling.inputs import Inputs
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
 from tinygrad_ee559.compiling.state import Place
 from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.tape import Leaf
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tensor import lift
 
 #: Of so many runs that did what a program does, the conditions are known.
 KEPT = 8
@@ -64,12 +65,7 @@ class Program:
                 for i, effect in enumerate(capture.effects, capture.collected)
                 if i not in gradients
             ]
-        self._looks = [Look(t) for t in capture.inputs]
-        self._known: list[Any] = list(capture.inputs)
-        #: Where the memory of each input begins.
-        self._starts = [tensor.data_ptr() for tensor in capture.inputs]
-        self._moving = [i for i, source in enumerate(capture.sources) if source.__class__ is int]
-        self._settle()
+        self._inputs = Inputs(capture, self._written)
         self.carries = capture.carries
 
     @property
@@ -99,62 +95,7 @@ class Program:
         """The tensors to compute with, None if the program may not run."""
         if not any(c.hold(arguments, structure) for c in self.conditions):
             return None
-        found: list[torch.Tensor] = []
-        starts = self._starts
-        for i, source in enumerate(self._capture.sources):
-            if source.__class__ is int:
-                argument = arguments[source]
-                tensor = argument._data if isinstance(argument, Tensor) else argument
-                starts[i] = tensor.data_ptr()
-            elif source.__class__ is Place:
-                tensor = source.tensor()
-                if tensor is None:
-                    return None
-                if tensor is not self._known[i] or tensor.data_ptr() != starts[i]:
-                    if not self._looks[i].fits(tensor):
-                        return None
-                    self._known[i] = tensor
-                    starts[i] = tensor.data_ptr()
-                    self._settled = False
-            elif source.__class__ is Gradient:
-                tensor = arguments[source.argument].node.grad._data
-                if not self._looks[i].fits(tensor):
-                    return None
-                starts[i] = tensor.data_ptr()
-            else:
-                tensor = source
-                if tensor.data_ptr() != starts[i]:
-                    if not self._looks[i].fits(tensor):
-                        return None
-                    starts[i] = tensor.data_ptr()
-                    self._settled = False
-            found.append(tensor)
-        if len(set(map(id, found))) < len(found):  # inputs that were different are the same now
-            return None
-        if not self._settled:
-            if lowering.overlapping(self._written, found):
-                return None
-            self._settle()
-        if self._may_overlap(found) and lowering.overlapping(self._written, found):
-            return None
-        for i, place in self._capture.shared:
-            if place.tensor() is not found[i]:
-                return None
-        return found
-
-    def _settle(self) -> None:
-        """Note the memories that arguments must not share: of what is changed, or if these are
-        changed themselves, of all."""
-        moving = set(self._moving)
-        all_count = not moving.isdisjoint(self._written)
-        fixed = range(len(self._known)) if all_count else self._written
-        self._fixed = {_memory(self._known[i]) for i in fixed if i not in moving}
-        self._settled = True
-
-    def _may_overlap(self, inputs: Sequence[torch.Tensor]) -> bool:
-        """Whether arguments share memory with each other or with anything that counts."""
-        memories = [_memory(inputs[i]) for i in self._moving]
-        return len(set(memories)) < len(memories) or not self._fixed.isdisjoint(memories)
+        return self._inputs.fetch(arguments)
 
     def run(self, arguments: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns; changes what it changes."""
@@ -164,7 +105,7 @@ class Program:
         if gradients is not None:
             gradients.take_back()
         try:
-            outputs = self._executable.run(inputs, self._starts)
+            outputs = self._executable.run(inputs, self._inputs.starts)
         finally:  # what failed has changed something too
             self._mark_changed(inputs)
         self._leave(self._effects, arguments, inputs, outputs)
@@ -180,12 +121,13 @@ class Program:
             inputs: what the program computes with, for one step.
         """
         given, last = list(inputs), list(inputs)
-        for i in self._moving:
+        moving = self._inputs.moving
+        for i in moving:
             given[i] = streams[self._capture.sources[i]]
             last[i] = given[i][-1]
         steps = len(streams[0])
         try:
-            outputs = self._executable.loop(given, steps, self._moving, self._capture.collected)
+            outputs = self._executable.loop(given, steps, moving, self._capture.collected)
         finally:
             self._mark_changed(last)
         self._leave(self._capture.effects, (), last, outputs)
@@ -209,10 +151,6 @@ class Program:
                 effect.place.put(value, effect.wrapped, effect.inside)
         for place, wrapped, i in self._capture.moves:
             place.put(None if i is None else inputs[i], wrapped)
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _new_gradients(capture: Capture) -> dict[int, Leaf]:

@@ -69,6 +69,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         self.graph = fx.Graph()
         self.inputs: list[torch.Tensor] = []
         self.constants: set[int] = set()
+        self._numbers: dict[int, int] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[torch.Tensor] = []  # an id is that of a tensor as long as it lives
         self._first: fx.Node | None = None
@@ -84,13 +85,14 @@ class Recorder(DispatchMode):  # type: ignore[misc]
             else:
                 with self.graph.inserting_before(self._first):
                     node = self.graph.placeholder(name)
+            self._numbers[id(tensor)] = len(self.inputs)
             self.inputs.append(tensor)
             self._know(tensor, node)
         return node
 
     def number_of(self, tensor: torch.Tensor) -> int | None:
         """Which of the inputs a tensor is, None if it is none."""
-        return next((i for i, t in enumerate(self.inputs) if t is tensor), None)
+        return self._numbers.get(id(tensor))
 
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor was made inside."""
