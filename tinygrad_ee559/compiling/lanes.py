@@ -30,9 +30,7 @@ _ALONG = {
 _TOGETHER = {
     "aten.cat.default", "aten.gather.default", "aten.scatter.src", "aten.scatter.value",
 }  # fmt: skip
-_SHAPES = {
-    "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.expand.default",
-}  # fmt: skip
+_VIEWS = {"aten.view.default", "aten.reshape.default", "aten._unsafe_view.default"}
 #: Operators for which lanes are like any dimension.
 _ALIKE = {
     "aten.copy_.default", "aten.full_like.default", "aten.zeros_like.default",
@@ -94,8 +92,10 @@ class _Widened(fx.Interpreter):
             return first.unsqueeze(rest[0] % (rank + 1))
         if name == "aten.permute.default":
             return first.permute(*_counted(rest[0], rank), rank)
-        if name in _SHAPES:
-            return target(first, [*rest[0], first.shape[-1]], **kwargs)
+        if name in _VIEWS:
+            return first.reshape([*rest[0], first.shape[-1]])
+        if name == "aten.expand.default":
+            return first.expand([*rest[0], first.shape[-1]])
         if name == "prims.inductor_force_stride_order.default":
             return target(first, torch.empty(first.shape).stride())
         if name in _ALIKE or torch.Tag.pointwise in target.tags:

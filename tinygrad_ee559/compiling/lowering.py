@@ -14,6 +14,7 @@ from tinygrad_ee559.compiling.private import (
     PRODUCT_TYPES,
     declared_arguments,
     decompositions,
+    force_strides,
     traced,
 )
 from tinygrad_ee559.compiling.products import is_large, product_of, product_of_lanes, summed
@@ -21,6 +22,12 @@ from tinygrad_ee559.errors import CaptureError
 
 aten = torch.ops.aten
 _PRODUCTS = {"aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"}
+_VIEWS = {aten.view.default, aten._unsafe_view.default}
+#: Depend on how a tensor is laid out in memory.
+_ON_LAYOUTS = {
+    "aten.as_strided.default", "aten.as_strided_.default", "aten.as_strided_scatter.default",
+    "aten.view.dtype", "aten.view_as_complex.default",
+}  # fmt: skip
 _LAYOUTS = {"aten.permute.default", "prims.inductor_force_stride_order.default"}
 #: The operators from which on a C++ compiler takes minutes for them as one function.
 LONG = 1500
@@ -40,6 +47,7 @@ def is_native(graph: fx.GraphModule, lanes: int = 1) -> bool:
         and not any(
             torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes
         )
+        and _ON_LAYOUTS.isdisjoint(str(node.target) for node in nodes)
         and all(
             lanes == 1 and a.ndim == 2 and a.dtype in PRODUCT_TYPES
             for a, b in _products(graph)
@@ -130,12 +138,36 @@ def is_worth_compiling(
 
 def in_loops(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The graph with matrix products as sums, and taken apart as far as Inductor does."""
-    return _laid_out_once(traced(graph, inputs, _table(product_of)))
+    return _laid_out_once(traced(_LaidOut(graph).run, inputs, _table(product_of)))
 
 
 def in_loops_over_lanes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The same for several models, in a last dimension of all tensors."""
-    return widened(traced(graph, inputs, _table(product_of_lanes)), inputs)
+    return widened(traced(_LaidOut(graph).run, inputs, _table(product_of_lanes)), inputs)
+
+
+class _LaidOut(fx.Interpreter):
+    """Runs a graph whose products, as sums, are not laid out in memory as those of libraries."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target in _VIEWS:
+            tensor, shape = self.fetch_args_kwargs_from_env(n)[0]
+            return tensor.reshape(shape)
+        return super().run_node(n)
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Results and gradients are laid out as always: users make views of them."""
+        (nodes,) = self.module.graph.output_node().args
+        return [_as_laid_out(value, node.meta["val"]) for value, node in zip(args[0], nodes)]
+
+
+def _as_laid_out(value: Any, like: torch.Tensor) -> Any:
+    """A tensor with the strides of another, as far as these matter."""
+    long = [i for i, n in enumerate(like.shape) if n > 1]
+    same = all(value.stride(i) == like.stride(i) for i in long)
+    reach = 1 + sum((like.shape[i] - 1) * like.stride(i) for i in long)
+    is_part = reach != like.numel()
+    return value if same or is_part else force_strides(value, like.stride())
 
 
 def _laid_out_once(graph: fx.GraphModule) -> fx.GraphModule:
