@@ -43,6 +43,7 @@ COMPILING = [
     ["products"],
     ["lowering"],
     ["executable"],
+    ["places", "code"],
     ["state"],
     ["alike"],
     ["conditions"],

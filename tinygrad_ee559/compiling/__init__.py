@@ -7,7 +7,7 @@
     capture, recorder      what one run did, as a graph of operators
     conditions             what has to be as it was for a program to run
     alike                  what members of an ensemble have in common
-    state                  where a function keeps tensors and all else
+    state, places, code    where a function keeps tensors and all else; what its code names
     executable             what graphs are compiled to
     lowering, products,    graphs that compilers like: without changes in place, with products as
     lanes                  sums, for many models

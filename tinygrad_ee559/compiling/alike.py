@@ -6,7 +6,8 @@ from collections.abc import Collection
 from types import CodeType
 from typing import Any
 
-from tinygrad_ee559.compiling.state import SCALARS, Place, State, same
+from tinygrad_ee559.compiling.places import SCALARS, Numbers, Place, same
+from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
 
@@ -46,6 +47,11 @@ def check_alike(first: State, other: State, member: int) -> None:
         )
     for (_, value), (place, otherwise) in zip(ours, theirs):
         if not same(value, otherwise):
+            if isinstance(otherwise, Numbers):
+                raise _differ(
+                    f"{place} is another NumPy array in member {member} than in the first. Make it "
+                    "a tensor: torch.from_numpy(array)"
+                )
             advice = f". Make it a tensor: torch.tensor({otherwise!r})"
             raise _differ(
                 f"{place} is {otherwise!r} in member {member}, and {value!r} in the first"
@@ -54,7 +60,8 @@ def check_alike(first: State, other: State, member: int) -> None:
 
 
 def _scalars(state: State) -> list[tuple[Place, Any]]:
-    return [(place, value) for place, value in state.values if isinstance(value, SCALARS)]
+    kinds = *SCALARS, Numbers
+    return [(place, value) for place, value in state.values if isinstance(value, kinds)]
 
 
 def _differ(where: str) -> CaptureError:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from tinygrad_ee559.compiling.places import SCALARS, Look, Place
 from tinygrad_ee559.compiling.recorder import NoReading, Recorder
-from tinygrad_ee559.compiling.state import SCALARS, Place, State
+from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError, MixedGraphError
 from tinygrad_ee559.private import tree_flatten, tree_unflatten
 from tinygrad_ee559.tape import Leaf, Node, next_order, topological
@@ -55,7 +56,8 @@ class Capture:
         inputs: the tensors that the graph was run on.
         sources: where each input comes from: the number of an argument, its `Gradient`, a `Place`,
             or the tensor itself, where it is reachable by no path.
-        shared: the number of an input, and another place where it was found too.
+        shared: pairs of places that had the same tensor, or of the number of an argument and a
+            place.
         returned: what the function returned.
         effects: where the last outputs were left: an `Effect`, or the number of the argument whose
             gradient they are.
@@ -67,6 +69,7 @@ class Capture:
         tapes: the places of tensors with a history through which gradients went, and their nodes.
         changes: what else has changed, in words.
         state: what the run found.
+        looks: how the tensors looked that it found.
         text: the graph and all that it is connected to; equal for runs that did the same.
     """
 
@@ -76,6 +79,7 @@ class Capture:
             _check_argument(leaf)
         self.state = State(function, leaves)
         self.missing = {id(leaf) for leaf in self.state.leaves if leaf.grad is None}
+        self.looks = [Look(value) for value in self.state.found]
         found = [place.tensor() for place in self.state.tensors]
         places = self.state.by_tensor()
         recorder = Recorder()
@@ -86,6 +90,7 @@ class Capture:
         with self._watched(leaves), recorder, NoReading():
             self.returned = function(*args, **kwargs)
         recorder.check_random_state()
+        _check_same_arguments(leaves, raws, tree_flatten((args, kwargs))[0])
         after = State(function, leaves)
         self.changes = self.state.changes(after)
         outputs = self._results(recorder)
@@ -107,9 +112,9 @@ class Capture:
         self.carries = any(s in self.replaced for s in self.sources if isinstance(s, Place))
         self.shared = []
         for place, known in zip(self.state.tensors[: self.state.own], found):
-            i = None if known is None else recorder.number_of(known)
-            if i is not None and self.sources[i] is not place:
-                self.shared.append((i, place))
+            first = arguments.get(id(known), places.get(id(known), place))
+            if first is not place:
+                self.shared.append((first, place))
         self.text = self._described(recorder)
 
     @contextmanager
@@ -156,6 +161,11 @@ class Capture:
             known, known_holding = before.get(place, nothing)
             wrapped = isinstance(holding, Tensor)
             if value is not None and recorder.made(value):
+                if wrapped and _can_go_backward(holding):
+                    raise CaptureError(
+                        f"{place} was given a tensor that still has a history, which programs do "
+                        "not keep; call backward() inside the function, or keep tensor.detach()"
+                    )
                 effect = Effect(place, wrapped, wrapped and holding is known_holding)
                 self.effects.append(owners.get(id(place.holder), effect))
                 nodes.append(recorder.node_of(value))
@@ -183,7 +193,7 @@ class Capture:
                 lines.append(f"{effect.place.identity()} gets {effect.wrapped, effect.inside}")
             else:
                 lines.append(f"gradient of argument {effect}")
-        lines += [f"{place.identity()} gets input {i}" for place, _, i in self.moves]
+        lines += [f"{place.identity()} gets input {i}, {w}" for place, w, i in self.moves]
         lines.append(f"returns {self.results} in {self.structure}")
         lines.append(f"by default {torch.get_default_dtype()}")  # which operators do not name
         return "\n".join(lines)
@@ -278,6 +288,21 @@ def _check_argument(value: Any) -> None:
             f"a {type(value).__name__}; make an array a tensor, and have the function itself hold "
             "what has tensors, as a closure or a method"
         )
+
+
+def _check_same_arguments(leaves: Sequence[Any], raws: Sequence[Any], after: Sequence[Any]) -> None:
+    """Raise an error if a run has changed what it was given other than in place."""
+    if len(after) != len(leaves) or any(one is not other for one, other in zip(leaves, after)):
+        raise CaptureError(
+            "a compiled function changed a list or dict that it was given, which programs do not "
+            "do; return what is new, or hold the list or dict as a closure or in self"
+        )
+    for i, (leaf, raw) in enumerate(zip(leaves, raws)):
+        if isinstance(leaf, Tensor) and leaf._data is not raw:
+            raise CaptureError(
+                f"argument {i} of a compiled function was given another tensor by `.data =`, which "
+                "programs do not do; change it in place, as by x.data.copy_(y), or return it"
+            )
 
 
 def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:

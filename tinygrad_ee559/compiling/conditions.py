@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.places import SCALARS, Look, Numbers, Place, kept, same
 from tinygrad_ee559.compiling.private import any_autocast
-from tinygrad_ee559.compiling.state import SCALARS, Place, State, same
+from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor
 
@@ -24,59 +25,16 @@ def mode() -> tuple[Any, ...]:
     )
 
 
-class Look:
-    """What programs depend on in a tensor: its layout and kind, not its numbers.
-
-    Of anything that is no tensor, the value.
-    """
-
-    __slots__ = ("shape", "strides", "dtype", "device", "lazy", "kind", "value")
-
-    def __init__(self, value: Any) -> None:
-        self.kind = value.node.__class__ if isinstance(value, Tensor) else value.__class__
-        raw = value._data if isinstance(value, Tensor) else value
-        self.shape: torch.Size | None = None
-        self.value = raw
-        if isinstance(raw, torch.Tensor):
-            self.value = None
-            self.shape, self.strides = raw.shape, raw.stride()
-            self.dtype, self.device = raw.dtype, raw.device
-            #: Whether what is in memory is still to be conjugated, or negated.
-            self.lazy = _lazy(raw)
-
-    def fits(self, value: Any) -> bool:
-        """Whether another value looks the same."""
-        if isinstance(value, Tensor):
-            kind = value.node.__class__
-            value = value._data
-        else:
-            kind = value.__class__
-        if kind is not self.kind:
-            return False
-        if self.shape is None:
-            return same(self.value, value)
-        return (
-            isinstance(value, torch.Tensor)
-            and value.shape == self.shape
-            and value.dtype is self.dtype
-            and value.stride() == self.strides
-            and value.device == self.device
-            and _lazy(value) == self.lazy
-            and not value.requires_grad
-        )
-
-
-def _lazy(tensor: torch.Tensor) -> bool:
-    return tensor.is_conj() if tensor.dtype.is_complex else tensor.is_neg()
-
-
 class Conditions:
     """The conditions of a captured run: all that it found, but for the values of tensors.
 
     Args:
         state: what it found.
+        looks: how the tensors looked that it found.
         inputs: the places of tensors that it computed with.
         replaced: the places in which it left other tensors.
+        shared: pairs of places that had the same tensor, or of the number of an argument and a
+            place.
         missing: the ids of the leaves that had no gradient.
         tapes: places of tensors through whose history gradients went, with their nodes.
         arguments: the leaves of its arguments.
@@ -86,8 +44,10 @@ class Conditions:
     def __init__(
         self,
         state: State,
+        looks: Sequence[Look],
         inputs: Collection[Place],
         replaced: Collection[Place],
+        shared: Sequence[tuple[Place | int, Place]],
         missing: Collection[int],
         tapes: Sequence[tuple[Place, Any]],
         arguments: Sequence[Any] = (),
@@ -108,19 +68,26 @@ class Conditions:
         self._missing = [id(leaf) in missing for leaf in leaves]
         self._hooks = [leaf.hooks and [*leaf.hooks] for leaf in leaves]
         # Of tensors that are no inputs Python may have asked for the shape, or whether they exist.
-        elsewhere = {*inputs, *replaced}
         holders = {id(argument) for argument in arguments}
-        self._others = [
-            (place, Look(tensor))
-            for place, tensor in zip(state.tensors, state.found)
-            if place not in elsewhere
-            and place.holder.__class__ is not Leaf
-            and id(place.holder) not in holders
+        kept_there = [
+            (place, look)
+            for place, look in zip(state.tensors, looks)
+            if place.holder.__class__ is not Leaf and id(place.holder) not in holders
         ]
+        others = [(place, look) for place, look in kept_there if place not in inputs]
+        self._others = [(place, look) for place, look in others if place not in replaced]
+        # What a program leaves there may lie in memory otherwise.
+        self._replaced = [(place, look) for place, look in others if place in replaced]
+        bare = [(p, look) for p, look in kept_there if p in inputs and p.holder.__class__ != Tensor]
+        self._inputs = [place for place, _ in bare]
+        self._wrapped = [look.is_wrapped for _, look in bare]
+        self._shared = shared
         self._tapes = tapes
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
         watched = [*state.values, *((p, t) for p, t in state.wrappers if p not in replaced)]
+        self._arrays = [(p, v) for p, v in watched if isinstance(v, Numbers) or _is_zero(v)]
+        watched = [(p, v) for p, v in watched if not isinstance(v, Numbers)]
         numbers = [(p, v) for p, v in watched if isinstance(p.holder, (Tensor, Leaf))]
         watched = [(p, v) for p, v in watched if not isinstance(p.holder, (Tensor, Leaf))]
         entries = [(p, v) for p, v in watched if not isinstance(p.holder, CellType)]
@@ -164,12 +131,23 @@ class Conditions:
             for place, look in self._others:
                 if not look.fits(place.get()):
                     return False
+            for place, look in self._replaced:
+                if not look.outlines(place.get()):
+                    return False
+            for source, place in self._shared:
+                one = source.tensor() if isinstance(source, Place) else _raw(arguments[source])
+                if place.tensor() is not one:
+                    return False
+            for place, known in self._arrays:
+                if not same(kept(place.get()), known):
+                    return False
             for place, node in self._tapes:
                 if getattr(place.get(), "node", None) is not node:
                     return False
             scalars = [holder[key] for holder, key in self._scalar_places]
             return (
-                [*map(type, scalars)] == self._types
+                [isinstance(p.get(), Tensor) for p in self._inputs] == self._wrapped
+                and [*map(type, scalars)] == self._types
                 and scalars == self._scalars
                 and [id(holder[key]) for holder, key in self._object_places] == self._identities
                 and all(map(same, [p.number() for p in self._number_places], self._numbers))
@@ -179,10 +157,19 @@ class Conditions:
             return False
 
 
+def _is_zero(value: Any) -> bool:
+    """Whether it has a sign that `==` does not see."""
+    return isinstance(value, (float, complex)) and value == 0
+
+
+def _raw(value: Any) -> Any:
+    return value._data if isinstance(value, Tensor) else value
+
+
 def _repeated(arguments: Sequence[Any]) -> tuple[int, ...]:
     """Which arguments are the same tensor, by the number of the first; empty if none are."""
     first: dict[int, int] = {}
-    raws = [a._data if isinstance(a, Tensor) else a for a in arguments]
+    raws = [*map(_raw, arguments)]
     numbers = tuple(
         first.setdefault(id(raw), i) if isinstance(raw, torch.Tensor) else i
         for i, raw in enumerate(raws)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.capture import Capture, Gradient
-from tinygrad_ee559.compiling.conditions import Look
 from tinygrad_ee559.compiling.lowering import overlapping
-from tinygrad_ee559.compiling.state import Place
+from tinygrad_ee559.compiling.places import Look, Place
 from tinygrad_ee559.tensor import Tensor
 
 
@@ -28,7 +27,6 @@ class Inputs:
 
     def __init__(self, capture: Capture, written: Sequence[int]) -> None:
         self._sources = capture.sources
-        self._shared = capture.shared
         self._written = written
         self._looks = [Look(tensor) for tensor in capture.inputs]
         self._known: list[torch.Tensor] = list(capture.inputs)
@@ -75,7 +73,7 @@ class Inputs:
         return found if self._are_apart(found) else None
 
     def _are_apart(self, found: Sequence[torch.Tensor]) -> bool:
-        """Whether no two share memory that is changed, and those are the same that were."""
+        """Whether no two are one tensor, or share memory that is changed."""
         if len(set(map(id, found))) < len(found):
             return False
         if not self._settled:
@@ -84,9 +82,7 @@ class Inputs:
             self._settle()
         memories = [_memory(found[i]) for i in self.moving]
         may_overlap = len(set(memories)) < len(memories) or not self._fixed.isdisjoint(memories)
-        if may_overlap and overlapping(self._written, found):
-            return False
-        return all(place.tensor() is found[i] for i, place in self._shared)
+        return not (may_overlap and overlapping(self._written, found))
 
     def _settle(self) -> None:
         """Note the memories that arguments must not share: of what is changed, or if these are

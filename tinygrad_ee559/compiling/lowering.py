@@ -157,7 +157,7 @@ class _LaidOut(fx.Interpreter):
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Results and gradients are laid out as always: users make views of them."""
-        (nodes,) = self.module.graph.output_node().args
+        nodes: Any = self.graph.output_node().args[0]
         return [_as_laid_out(value, node.meta["val"]) for value, node in zip(args[0], nodes)]
 
 

@@ -18,8 +18,8 @@ from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
 from tinygrad_ee559.compiling.inputs import Inputs
 from tinygrad_ee559.compiling.native import Native
+from tinygrad_ee559.compiling.places import Place
 from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
-from tinygrad_ee559.compiling.state import Place
 from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import lift
@@ -81,8 +81,10 @@ class Program:
         self._state = capture.state
         conditions = Conditions(
             capture.state,
-            [source for source in capture.sources if isinstance(source, Place)],
+            capture.looks,
+            {source for source in capture.sources if isinstance(source, Place)},
             capture.replaced,
+            capture.shared,
             capture.missing,
             capture.tapes,
             arguments,

@@ -2,43 +2,37 @@
 
 A training step is a closure over a model, an optimizer and perhaps more. `State` looks through all
 that the function can reach in Python: its variables, the fields of objects, lists and dicts, and
-the methods that it may call. What it finds are places. Tensors may be read, changed in place or
-replaced by a run; anything else is constant for a program.
+the methods that it may call. Of objects and modules of the user's it looks at what the code names.
+What it finds are places. Tensors may be read, changed in place or replaced by a run; anything else
+is constant for a program.
 """
 
 from __future__ import annotations
 
-import dis
 import functools
 import os
-import sys
-import sysconfig
 import types
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from tinygrad_ee559.tape import Leaf
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.compiling.code import is_users, names_called, names_of_fields, names_read
+from tinygrad_ee559.compiling.places import SCALARS, Place, kept, same
+from tinygrad_ee559.rules.registry import Rule
+from tinygrad_ee559.tape import Leaf, overridden
+from tinygrad_ee559.tensor import Tensor
 
-#: Values that are compared; of all others it counts which object they are.
-SCALARS = (
-    int, float, complex, bool, str, bytes, type(None), range, slice, np.generic,
-    torch.dtype, torch.device,
-)  # fmt: skip
-#: Where the modules are that the user has not written himself.
-_INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-#: Where those of torch and of this library are.
+#: Where the modules of torch and of this library are.
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _OURS = f"{Path(__file__).parent.parent}{os.sep}"
-#: The instructions by which Python gets at attributes and methods.
-_OF_OBJECTS = "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"
 #: Methods that run where instances are made.
 _MAKING = "__init__", "__new__", "__post_init__"
+#: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
+_KNOWN = "torch", "tinygrad_ee559"
 
 
 class Caller:
@@ -47,83 +41,21 @@ class Caller:
     functions: Sequence[Callable[..., Any]]
 
 
-class Place:
-    """Where something is kept: an entry of a dict or list, a variable, a tensor's value."""
+class _Fields(NamedTuple):
+    """The fields of an object or module of the user's, which count as far as code names them.
 
-    __slots__ = ("holder", "key", "path")
+    Attributes:
+        entries: the fields.
+        path: the way to them.
+        plain: whether that goes for fields without tensors and objects alone: the library's part of
+            the object's class looks for these in all fields.
+        found: the names of those that were visited.
+    """
 
-    def __init__(self, holder: Any, key: Any, path: str) -> None:
-        self.holder = holder
-        self.key = key
-        self.path = path
-
-    def __repr__(self) -> str:
-        return self.path
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Place) or self.holder is not other.holder:
-            return False
-        return self.key is other.key or (isinstance(self.key, SCALARS) and self.key == other.key)
-
-    def __hash__(self) -> int:
-        return hash((id(self.holder), self.key))
-
-    def identity(self) -> str:
-        """What tells it from all other places, as long as all are there."""
-        key = "" if isinstance(self.key, SCALARS) else f" at {id(self.key)}"
-        return f"{self.path} of {id(self.holder)}{key}"
-
-    def get(self) -> Any:
-        """What is there, None if nothing is."""
-        holder = self.holder
-        if holder.__class__ is Leaf:
-            return holder.grad
-        if isinstance(holder, Tensor):
-            return holder._data
-        if isinstance(holder, dict):
-            return holder.get(self.key)
-        if isinstance(holder, types.CellType):
-            try:
-                return holder.cell_contents
-            except ValueError:  # the variable has no value any more
-                return None
-        return holder[self.key] if self.key < len(holder) else None
-
-    def tensor(self) -> torch.Tensor | None:
-        """The torch tensor that is there, None if there is none."""
-        holder = self.holder
-        value = holder._data if isinstance(holder, Tensor) else self.get()
-        if value.__class__ is torch.Tensor:  # as nearly all, at every call of a program
-            return value
-        if isinstance(value, Tensor):  # one in which gradients gather has a place of its own
-            value = None if isinstance(value.node, Leaf) else value._data
-        return value if isinstance(value, torch.Tensor) else None
-
-    def number(self) -> Any:
-        """The number that is wrapped there."""
-        value = self.get()
-        return value._data if isinstance(value, Tensor) else value
-
-    def put(self, value: torch.Tensor | None, wrapped: bool, inside: bool = False) -> None:
-        """Put another tensor there, wrapped as a `Tensor` or not, or None.
-
-        Args:
-            value: the tensor.
-            wrapped: whether it is wrapped.
-            inside: let the `Tensor` that is there hold it.
-        """
-        holder = self.holder
-        if inside:
-            self.get().data = value
-            return
-        if holder.__class__ is Leaf:
-            holder.grad = None if value is None else lift(value, None)
-        elif isinstance(holder, Tensor):
-            holder.data = value
-        elif isinstance(holder, types.CellType):
-            holder.cell_contents = lift(value, None) if wrapped else value
-        else:
-            holder[self.key] = lift(value, None) if wrapped else value
+    entries: dict[str, Any]
+    path: str
+    plain: bool
+    found: set[str]
 
 
 class State:
@@ -151,18 +83,21 @@ class State:
         self._seen: dict[int, Any] = {}
         self._classes: dict[type, str] = {}  # of the objects that were found
         self._makers: dict[type, str] = {}  # of objects that may be made
+        self._fields: list[_Fields] = []
         self._called = {"__call__", "forward"}
+        self._named: set[str] = set()
+        self._any_name = False  # whether code may get at fields by names that it computes
         self._object(function, getattr(function, "__name__", type(function).__name__))
-        while self._methods():
-            pass
+        for rule in overridden().values():
+            self._object(rule, f"the rule of {rule.name}")
+        self._follow_names()
         self.own = len(self.tensors)
         for i, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
                 self._leaf(argument, f"argument {i}")
             elif not isinstance(argument, (torch.Tensor, *SCALARS)):
                 self._object(argument, f"argument {i}")
-        while self._methods():
-            pass
+        self._follow_names()
 
     def by_tensor(self) -> dict[int, Place]:
         """The place of each torch tensor, by the tensor's id."""
@@ -179,7 +114,7 @@ class State:
         found = [
             f"{place} ({before[place]!r}, then {value!r})"
             if isinstance(value, SCALARS)
-            else f"{place} (another {type(value).__name__})"
+            else f"{place} (another {type(place.get()).__name__})"
             for place, value in after.values
             if place in before and not same(before[place], value)
         ]
@@ -203,8 +138,8 @@ class State:
             self.tensors.append(place)
             self.found.append(value)
         else:
-            self.values.append((place, value))
-            if not isinstance(value, SCALARS):
+            self.values.append((place, kept(value)))
+            if not isinstance(value, (*SCALARS, np.ndarray)):
                 self._object(value, place.path)
 
     def _leaf(self, tensor: Tensor, path: str) -> None:
@@ -218,6 +153,8 @@ class State:
                     self.found.append(place.get())
                 else:
                     self.values.append((place, number))
+            for i, hook in enumerate(tensor.node.hooks or ()):
+                self._object(hook, f"hook {i} of {path}")
 
     def _is_new(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -236,21 +173,29 @@ class State:
         elif isinstance(value, types.MethodType):
             self._object(value.__self__, path)
             self._object(value.__func__, path)
+        elif isinstance(value, types.BuiltinMethodType):
+            self._object(value.__self__, path)
         elif isinstance(value, types.FunctionType):
             self._function(value, path)
         elif isinstance(value, Caller):
             self._object(value.functions, path)
-        elif isinstance(value, dict):
-            self._dict(value, path, "[{!r}]")
-        elif isinstance(value, (list, tuple, deque)):
-            self.containers.append((value, len(value), path))
-            for i, item in enumerate(value):
-                self._visit(item, Place(value, i, f"{path}[{i}]"))
+        elif isinstance(value, Rule):
+            for function in (value.function, *value.formulas):
+                self._object(function, path)
         elif isinstance(value, type):
             self._makers.setdefault(value, path)
-        elif not isinstance(value, types.ModuleType) and hasattr(value, "__dict__"):
-            self._dict(vars(value), path, ".{}")
-            self._classes.setdefault(type(value), path)
+        elif isinstance(value, types.ModuleType):
+            if is_users(value.__name__):
+                self._fields.append(_Fields(vars(value), path, False, set()))
+        else:
+            if isinstance(value, dict):
+                self._dict(value, path, "[{!r}]")
+            elif isinstance(value, (list, tuple, deque)):
+                self.containers.append((value, len(value), path))
+                for i, item in enumerate(value):
+                    self._visit(item, Place(value, i, f"{path}[{i}]"))
+            if hasattr(value, "__dict__"):
+                self._instance(value, path)
 
     def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
         self.containers.append((fields, len(fields), path))
@@ -259,6 +204,22 @@ class State:
             self._visit(value, Place(fields, key, name))
             if isinstance(key, Tensor):
                 self._leaf(key, name)
+
+    def _instance(self, value: Any, path: str) -> None:
+        kind, fields = type(value), vars(value)
+        self._classes.setdefault(kind, path)
+        others = [base for base in kind.__mro__ if not is_users(base.__module__)]
+        known = [base for base in others if base.__module__.partition(".")[0] in _KNOWN]
+        if len(others) == len(kind.__mro__) or not all(
+            base in known or base.__module__ in ("builtins", "abc", "typing", "collections")
+            for base in others
+        ):
+            self._dict(fields, path, ".{}")
+            return
+        self.containers.append((fields, len(fields), path))
+        self._fields.append(_Fields(fields, path, bool(known), set()))
+        for base in known:
+            self._named.update(names_of_fields(base))
 
     def _function(self, function: types.FunctionType, path: str) -> None:
         file = function.__code__.co_filename
@@ -272,69 +233,76 @@ class State:
         if file.startswith(_OURS):  # keeps nothing in global variables
             return
         variables = function.__globals__
-        for name in _names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"):
+        for name in names_read(function.__code__):
             if name in variables:
                 self._visit(variables[name], Place(variables, name, name))
         self._dict(vars(function), path, ".{}")
-        self._called.update(_names(function.__code__, *_OF_OBJECTS))
+        called = names_called(function.__code__)
+        self._called.update(called.methods)
+        self._named.update(called.fields)
+        self._any_name |= called.computed
         self._object(function.__defaults__, f"{path}.__defaults__")
         self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
 
-    def _methods(self) -> bool:
+    # ------------------------------------------------------------ names in code
+
+    def _follow_names(self) -> None:
+        """Look at fields and methods that code names, in which there may be more such code."""
+        before = -1
+        while before < len(self._seen) + len(self.values) + len(self.tensors):
+            before = len(self._seen) + len(self.values) + len(self.tensors)
+            self._look_at_methods()
+            self._look_at_fields()
+
+    def _look_at_fields(self) -> None:
+        for entries, path, plain, found in list(self._fields):
+            for name, value in list(entries.items()):
+                if name in found:
+                    continue
+                if self._any_name or name in self._named or (plain and not _is_plain(value)):
+                    found.add(name)
+                    self._visit(value, Place(entries, name, f"{path}.{name}"))
+
+    def _look_at_methods(self) -> None:
         """Look at methods that have a name which was called, or that Python calls by itself, as for
-        operators; whether there were new ones."""
+        operators."""
         methods = [
             (method, f"{path}.{name}")
             for kind, path in {**self._classes, **self._makers}.items()
             for base in kind.__mro__
-            if _is_users(base.__module__)
+            if is_users(base.__module__)
             for name, method in vars(base).items()
             if name in self._called
             or (name.startswith("__") and (kind in self._makers or name not in _MAKING))
         ]
-        before = len(self._seen)
         for method, path in methods:
             if isinstance(method, property):
                 method = method.fget
             elif isinstance(method, (classmethod, staticmethod)):
                 method = method.__func__
-            if isinstance(method, types.FunctionType):
+            elif isinstance(method, (functools.cached_property, functools.partialmethod)):
+                method = method.func
+            if isinstance(method, (types.FunctionType, Caller)) or is_users(
+                type(method).__module__
+            ):
                 self._object(method, path)
-        return len(self._seen) > before
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether programs may take one value for the other."""
-    if one is other:
-        return True
-    return isinstance(one, SCALARS) and type(one) is type(other) and one == other
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number or the like, or holds nothing else."""
+    if isinstance(value, (list, tuple, deque)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return isinstance(value, SCALARS)
 
 
 def _kind(value: Any) -> Any:
     """What two objects have in common that do the same: the code, or the class."""
     if isinstance(value, types.FunctionType):
         return value.__code__
-    if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+    if isinstance(value, (type, types.ModuleType)):
         return value
+    if isinstance(value, types.BuiltinFunctionType):
+        return value.__name__
     return type(value)
-
-
-@functools.cache
-def _names(code: types.CodeType, *instructions: str) -> tuple[str, ...]:
-    """The names that a function, and the functions inside it, use in such instructions."""
-    names = [i.argval for i in dis.get_instructions(code) if i.opname in instructions]
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names += _names(constant, *instructions)
-    return tuple(dict.fromkeys(names))
-
-
-@functools.cache
-def _is_users(module: str) -> bool:
-    """Whether a module is neither Python's nor installed nor ours."""
-    if module == "__main__":
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or module.partition(".")[0] == "tinygrad_ee559":
-        return False
-    return not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)

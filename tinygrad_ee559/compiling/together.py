@@ -20,8 +20,9 @@ from tinygrad_ee559.compiling.executable import Artifact, artifact, native_progr
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.layout import Layout
 from tinygrad_ee559.compiling.native import Native
+from tinygrad_ee559.compiling.places import Look, Place
 from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
-from tinygrad_ee559.compiling.state import Place, State
+from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
 #: Tensors of so many numbers are copied for every loop: their versions do not count all changes.
@@ -123,8 +124,14 @@ class Together:
         self._conditions = [
             Conditions(
                 state,
-                [state.tensors[positions[s]] for s in capture.sources if isinstance(s, Place)],
+                [Look(value) for value in state.found],
+                {state.tensors[positions[s]] for s in capture.sources if isinstance(s, Place)},
                 {state.tensors[positions[place]] for place in capture.replaced},
+                [
+                    (state.tensors[positions[one]], state.tensors[positions[other]])
+                    for one, other in capture.shared
+                    if isinstance(one, Place)
+                ],
                 {id(leaf) for leaf, none in zip(state.leaves, missing) if none},
                 (),
             )
@@ -139,13 +146,8 @@ class Together:
         self._stacks: dict[int, torch.Tensor] = {}
         #: Tensors that all members read, with their versions when they were copied into stacks.
         self._shared: dict[int, tuple[Place | torch.Tensor, torch.Tensor, int]] = {}
-        #: Pairs of places that had the same tensor.
-        self._same = [
-            (state.tensors[positions[capture.sources[i]]], state.tensors[positions[place]])
-            for i, place in capture.shared
-            if isinstance(capture.sources[i], Place)
-            for state in states
-        ]
+        #: Pairs of places that have to have the same tensor.
+        self._same: list[tuple[Place, Place]] = []
         #: Where each member keeps a tensor, the tensor, and the part of a stack that it shows.
         self._shown: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
         for i, (source, tensor) in enumerate(zip(capture.sources, capture.inputs)):

@@ -1,0 +1,180 @@
+"""Places: where Python keeps something, and what programs depend on in what is there."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tinygrad_ee559.tape import Leaf
+from tinygrad_ee559.tensor import Tensor, lift
+
+#: Values that are compared; of all others it counts which object they are.
+SCALARS = (
+    int, float, complex, bool, str, bytes, type(None), range, slice, np.generic,
+    torch.dtype, torch.device,
+)  # fmt: skip
+
+
+class Place:
+    """Where something is kept: an entry of a dict or list, a variable, a tensor's value."""
+
+    __slots__ = ("holder", "key", "path")
+
+    def __init__(self, holder: Any, key: Any, path: str) -> None:
+        self.holder = holder
+        self.key = key
+        self.path = path
+
+    def __repr__(self) -> str:
+        return self.path
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Place) or self.holder is not other.holder:
+            return False
+        return self.key is other.key or (isinstance(self.key, SCALARS) and self.key == other.key)
+
+    def __hash__(self) -> int:
+        return hash((id(self.holder), self.key))
+
+    def identity(self) -> str:
+        """What tells it from all other places, as long as all are there."""
+        key = "" if isinstance(self.key, SCALARS) else f" at {id(self.key)}"
+        return f"{self.path} of {id(self.holder)}{key}"
+
+    def get(self) -> Any:
+        """What is there, None if nothing is."""
+        holder = self.holder
+        if holder.__class__ is Leaf:
+            return holder.grad
+        if isinstance(holder, Tensor):
+            return holder._data
+        if isinstance(holder, dict):
+            return holder.get(self.key)
+        if isinstance(holder, types.CellType):
+            try:
+                return holder.cell_contents
+            except ValueError:  # the variable has no value any more
+                return None
+        return holder[self.key] if self.key < len(holder) else None
+
+    def tensor(self) -> torch.Tensor | None:
+        """The torch tensor that is there, None if there is none."""
+        holder = self.holder
+        value = holder._data if isinstance(holder, Tensor) else self.get()
+        if value.__class__ is torch.Tensor:  # as nearly all, at every call of a program
+            return value
+        if isinstance(value, Tensor):  # one in which gradients gather has a place of its own
+            value = None if isinstance(value.node, Leaf) else value._data
+        return value if isinstance(value, torch.Tensor) else None
+
+    def number(self) -> Any:
+        """The number that is wrapped there."""
+        value = self.get()
+        return value._data if isinstance(value, Tensor) else value
+
+    def put(self, value: torch.Tensor | None, wrapped: bool, inside: bool = False) -> None:
+        """Put another tensor there, wrapped as a `Tensor` or not, or None.
+
+        Args:
+            value: the tensor.
+            wrapped: whether it is wrapped.
+            inside: let the `Tensor` that is there hold it.
+        """
+        holder = self.holder
+        if inside:
+            self.get().data = value
+            return
+        if holder.__class__ is Leaf:
+            holder.grad = None if value is None else lift(value, None)
+        elif isinstance(holder, Tensor):
+            holder.data = value
+        elif isinstance(holder, types.CellType):
+            holder.cell_contents = lift(value, None) if wrapped else value
+        else:
+            holder[self.key] = lift(value, None) if wrapped else value
+
+
+class Numbers(NamedTuple):
+    """What was in a NumPy array, as it may be changed in place."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    content: bytes
+
+
+def kept(value: Any) -> Any:
+    """A value as it is now: an array's numbers, else the value itself."""
+    if isinstance(value, np.ndarray):
+        return Numbers(value.shape, value.dtype, value.tobytes())
+    return value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether programs may take one value for the other."""
+    if one is other:
+        return True
+    if not isinstance(one, (*SCALARS, Numbers)) or type(one) is not type(other):
+        return False
+    return bool(one == other and (one != 0 or str(one) == str(other)))  # zero has a sign
+
+
+class Look:
+    """What programs depend on in a tensor: its layout and kind, not its numbers.
+
+    Of anything that is no tensor, the value.
+    """
+
+    __slots__ = (
+        "shape", "strides", "dtype", "device", "lazy", "requires_grad", "kind", "value",
+        "is_wrapped",
+    )  # fmt: skip
+
+    def __init__(self, value: Any) -> None:
+        self.is_wrapped = isinstance(value, Tensor)
+        self.kind = value.node.__class__ if isinstance(value, Tensor) else value.__class__
+        raw = value._data if isinstance(value, Tensor) else value
+        self.shape: torch.Size | None = None
+        self.value = raw
+        if isinstance(raw, torch.Tensor):
+            self.value = None
+            self.shape, self.strides = raw.shape, raw.stride()
+            self.dtype, self.device = raw.dtype, raw.device
+            #: Whether what is in memory is still to be conjugated, or negated.
+            self.lazy = _lazy(raw)
+            self.requires_grad = raw.requires_grad
+
+    def fits(self, value: Any) -> bool:
+        """Whether another value looks the same."""
+        if isinstance(value, Tensor):
+            kind = value.node.__class__
+            value = value._data
+        else:
+            kind = value.__class__
+        if kind is not self.kind:
+            return False
+        if self.shape is None:
+            return same(self.value, value)
+        return (
+            isinstance(value, torch.Tensor)
+            and value.shape == self.shape
+            and value.dtype is self.dtype
+            and value.stride() == self.strides
+            and value.device == self.device
+            and _lazy(value) == self.lazy
+            and value.requires_grad == self.requires_grad
+        )
+
+    def outlines(self, value: Any) -> bool:
+        """Whether another value looks the same, but for how it lies in memory."""
+        raw = value._data if isinstance(value, Tensor) else value
+        if self.shape is None or not isinstance(raw, torch.Tensor):
+            return self.fits(value)
+        kind = value.node.__class__ if isinstance(value, Tensor) else value.__class__
+        return kind is self.kind and raw.shape == self.shape and raw.dtype is self.dtype
+
+
+def _lazy(tensor: torch.Tensor) -> bool:
+    return tensor.is_conj() if tensor.dtype.is_complex else tensor.is_neg()
