@@ -75,11 +75,14 @@ class TorchModule(Module):
         named = self.named_parameters(remove_duplicate=False)
         parameters: dict[str, torch.Tensor] = {path: stand_ins[id(p)] for path, p in named}
         args, kwargs = tree_map(_shown_to_torch, (args, kwargs))
+        weights = self._flat_weights()
         with _ONE_AT_A_TIME, self._watched(), _Surroundings():
             try:
                 output = torch.func.functional_call(self.module, parameters, args, kwargs)
             finally:
                 self._take_back_stand_ins()
+                for module, lists in weights:
+                    vars(module).update(lists)
         return tree_map(_shown_to_user, output)
 
     def _take_back_stand_ins(self) -> None:
@@ -91,6 +94,14 @@ class TorchModule(Module):
             for name, value in vars(module).items():
                 if isinstance(value, StandIn):
                     vars(module)[name] = value.tensor
+
+    def _flat_weights(self) -> list[tuple[torch.nn.Module, dict[str, Any]]]:
+        """Lists in which recurrent modules keep their parameters once more, or what stands in."""
+        return [
+            (module, {name: vars(module)[name] for name in ("_flat_weights", "_flat_weight_refs")})
+            for module in self.module.modules()
+            if isinstance(module, torch.nn.RNNBase)
+        ]
 
     def reset_parameters(self) -> None:
         """What PyTorch's layers do under this name, here and in the modules inside."""
