@@ -141,6 +141,11 @@ class Native:
         for room in rooms:
             self._offsets.append(self._room)
             self._room += -(-room // _ALIGNMENT) * _ALIGNMENT
+        #: Each thread has scratch memory of its own.
+        self._by_thread: Any = (ctypes.c_int64 * count)()
+        self._by_thread[inputs:] = [self._room] * len(rooms)
+        for output in outputs:
+            self._by_thread[output.memory] = 0
         self._threads = 0
         self._reserve(1)
 
@@ -148,7 +153,9 @@ class Native:
         """Scratch memory for each thread."""
         if threads > self._threads:
             self._threads = threads
-            self._scratch = torch.empty(threads * self._room + _ALIGNMENT, dtype=torch.uint8)
+            self._scratch = torch.empty(
+                threads * self._room + _ALIGNMENT, dtype=torch.uint8, device="cpu"
+            )
             start = -(-self._scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
             self._starts = [start + offset for offset in self._offsets]
             self._pointers[self.inputs :] = self._starts
@@ -213,41 +220,51 @@ class Native:
         if members and members > 1:
             threads = min(threads, members)  # each has scratch memory of its own
             self._reserve(threads)
-        strides = ctypes.c_int64 * len(self._pointers)
-        member_strides, thread_strides, step_strides = strides(), strides(), {}
-        thread_strides[self.inputs :] = [self._room] * len(self.rooms)
         outputs = [
             layout.stack([*([steps] if i < collected else []), *([members] if members else [])])
             for i, layout in enumerate(self.outputs)
         ]
-        for layout in self.outputs:
-            thread_strides[layout.memory] = 0
-        # What is stacked: the memory, the tensor, where it begins, and whether by steps too.
         stacks = [(i, tensor, 0, i in moving) for i, tensor in enumerate(inputs)]
         stacks += [
             (layout.memory, tensor, layout.offset * tensor.itemsize, i < collected)
             for i, (layout, tensor) in enumerate(zip(self.outputs, outputs))
         ]
+        pointers, by_member, by_step = self._laid_out(stacks, members is not None)
+        n = len(by_step)
+        along = (ctypes.c_int64 * n)(*by_step), (ctypes.c_int64 * n)(*by_step.values()), n
+        for count in _portions(steps):
+            failed = self._run(
+                pointers, by_member, self._by_thread, *along, count, members or 1, threads
+            )
+            if failed:
+                raise self._error()
+            for memory, stride in by_step.items():
+                pointers[memory] += count * stride
+        return outputs
+
+    def _laid_out(
+        self, stacks: Sequence[tuple[int, torch.Tensor, int, bool]], with_members: bool
+    ) -> tuple[Any, Any, dict[int, int]]:
+        """Where each memory begins, and its strides in bytes from member to member and from step to
+        step.
+
+        Args:
+            stacks: of inputs and outputs the memory, the tensor, how far into the memory that
+                begins, and whether its first dimension is one of steps.
+            with_members: whether they have a dimension of members, after that.
+        """
         pointers: Any = (ctypes.c_void_p * len(self._pointers))()
         pointers[self.inputs :] = self._starts
+        by_member: Any = (ctypes.c_int64 * len(self._pointers))()
+        by_step = {}
         for memory, tensor, offset, by_steps in stacks:
             pointers[memory] = tensor.data_ptr() - offset
             lead = [stride * tensor.itemsize for stride in tensor.stride()[:2]]
             if by_steps:
-                step_strides[memory] = lead.pop(0)
-            if members:
-                member_strides[memory] = lead[0]
-        n = len(step_strides)
-        along = (ctypes.c_int64 * n)(*step_strides), (ctypes.c_int64 * n)(*step_strides.values()), n
-        for count in _portions(steps):
-            failed = self._run(
-                pointers, member_strides, thread_strides, *along, count, members or 1, threads
-            )
-            if failed:
-                raise self._error()
-            for memory, stride in step_strides.items():
-                pointers[memory] += count * stride
-        return outputs
+                by_step[memory] = lead.pop(0)
+            if with_members:
+                by_member[memory] = lead[0]
+        return pointers, by_member, by_step
 
     def _error(self) -> Exception:
         """What has failed: an index, or a division of integers."""
@@ -256,8 +273,9 @@ class Native:
         if bounds is not None:
             return operand_error(
                 IndexError(),
-                f"an index or a label in a compiled step is not below {bounds[1]}; call the "
-                "function itself, which is the attribute `__wrapped__`, to see where",
+                f"an index or a label in a compiled step is not below {bounds[1]}; to see where, "
+                "run the step itself: the `__wrapped__` of a compiled function, or the one of the "
+                "`steps` of an ensemble",
             )
         if "ZeroDivision" in reason:
             reason = "an integer was divided by zero"
