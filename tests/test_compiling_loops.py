@@ -152,3 +152,10 @@ def test_an_error_on_the_way(interpreted):
     compiled = tg.compile(lambda x: x * x.sum().item())
     with pytest.raises(tg.errors.CaptureError):
         compiled.loop(torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("given", [None, "mean", 3, 2.5])
+def test_arguments_that_cannot_be_stacked(given):
+    compiled = tg.compile(lambda x, y: x)
+    with pytest.raises(tg.errors.CaptureError, match=f"argument 1 .* is {given!r}, and has to be"):
+        compiled.loop(torch.ones(3, 2), given)

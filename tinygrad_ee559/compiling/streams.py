@@ -12,11 +12,30 @@ from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.tensor import Tensor, lift
 
 
-def as_tensors(args: Any) -> Any:
-    """The arguments, however nested, with tensors for arrays and numbers."""
-    return tree_map(
-        lambda a: a if isinstance(a, (Tensor, torch.Tensor)) else torch.as_tensor(a), args
-    )
+def as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments, however nested, with tensors for arrays.
+
+    Raises:
+        CaptureError: something in them cannot be a stack, such as a number.
+    """
+
+    def tensor(value: Any, argument: int) -> Any:
+        if isinstance(value, (Tensor, torch.Tensor)):
+            return value
+        try:
+            found = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            found = None
+        if found is None or not found.ndim:
+            raise CaptureError(
+                f"argument {argument} of many calls at once is {args[argument]!r:.80}, and has to "
+                "be a tensor, or a list, tuple or dict of tensors, in which the first dimension "
+                "counts the calls; stack what is different in each of them, and have the function "
+                "itself hold what is not"
+            )
+        return found
+
+    return tuple(tree_map(lambda v, i=i: tensor(v, i), a) for i, a in enumerate(args))
 
 
 def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
