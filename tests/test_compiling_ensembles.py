@@ -292,7 +292,254 @@ def test_results_that_are_the_same_for_all(interpreted):
         assert constant.tolist() == [[[1, 2]] * 2] * 4 and zero.tolist() == [[0, 0]] * 4
 
 
+# ------------------------------------------------- what users do to members between steps
+
+
+def scaling(start, shape=(3,)):
+    """A member that adds multiples of its argument, by a rate that it only reads."""
+    group = {"rate": torch.tensor(start)}
+    total = tg.Tensor(torch.full(shape, start), requires_grad=True)
+
+    def step(x):
+        with tg.no_grad():
+            total.add_(x * group["rate"])
+        return total.detach().sum()
+
+    step.group, step.total = group, total
+    return step
+
+
+def both(change, members=3, steps=4):
+    """The members of an ensemble, and the same as they are, with a change before the last step."""
+    ours, theirs = ([scaling(10.0**i) for i in range(members)] for _ in range(2))
+    ensemble = tg.ensemble(ours)
+    for _ in range(steps - 1):
+        ensemble(torch.ones(members, 3))
+    assert ensemble._together
+    for _ in range(steps - 1):
+        for step in theirs:
+            step(torch.ones(3))
+    kept = change(ours), change(theirs)
+    found = ensemble(torch.ones(members, 3))
+    close([found.data], [torch.stack([step(torch.ones(3)).data for step in theirs])])
+    for one, other in zip(ours, theirs, strict=True):
+        close([one.total.data, one.group["rate"]], [other.total.data, other.group["rate"]])
+    return kept
+
+
+def exchange_entries(steps):
+    one, other = steps[0].group, steps[1].group
+    tensors = one["rate"], other["rate"]
+    one["rate"], other["rate"] = other["rate"], one["rate"]
+    return tensors
+
+
+def exchange_data(steps):
+    one, other = steps[0].total, steps[2].total
+    tensors = one.data, other.data
+    one.data, other.data = other.data, one.data
+    return tensors
+
+
+def exchange_in_tensors(steps):
+    one, other = (step.group["rate"] for step in steps[:2])
+    one.data, other.data = other.data, one.data
+    return one, other
+
+
+def pass_on(steps):
+    """Each takes the next one's, and the last the first one's."""
+    tensors = [step.total.data for step in steps]
+    for step, tensor in zip(steps, [*tensors[1:], tensors[0]]):
+        step.total.data = tensor
+    return tensors
+
+
+def replace(steps):
+    """The old one is kept by the user."""
+    old = steps[1].group["rate"]
+    steps[1].group["rate"] = torch.tensor(7.0)
+    return [old]
+
+
+@pytest.mark.parametrize(
+    "change", [exchange_entries, exchange_data, exchange_in_tensors, pass_on, replace]
+)
+def test_tensors_that_users_exchange(interpreted, change):
+    ours, theirs = both(change)
+    close(ours, theirs)
+
+
+def test_members_may_not_share_what_they_change_later_on_either(interpreted):
+    steps = [scaling(1.0), scaling(2.0)]
+    ensemble = tg.ensemble(steps)
+    for _ in range(3):
+        ensemble(torch.ones(2, 3))
+    steps[0].total.data = steps[1].total.data
+    for _ in range(2):
+        with pytest.raises(
+            errors.CaptureError, match=r"share total, of shape \[3\], and .* change"
+        ):
+            ensemble(torch.ones(2, 3))
+    assert steps[1].total.tolist() == [8] * 3
+    steps[0].total.data = steps[1].total.data.clone()
+    assert ensemble(torch.ones(2, 3)).tolist() == [27, 30]
+
+
+def test_tensors_over_one_memory(interpreted):
+    """Which are shared as much as one tensor."""
+    memory = torch.zeros(3)
+
+    def member(total):
+        return lambda x: total.add_(x).sum()
+
+    ensemble = tg.ensemble([member(memory.view(3)) for _ in range(2)])
+    with pytest.raises(errors.CaptureError, match=r"share total, of shape \[3\], and .* change"):
+        ensemble.loop(torch.ones(3, 2, 3))
+
+
+def test_lanes_that_are_left_over_do_what_the_first_member_does():
+    def member():
+        buffer, position = torch.zeros(8), torch.zeros(1, dtype=torch.int64)
+
+        def step(x):
+            buffer.scatter_(0, position, x)
+            position.add_(1)
+            return buffer.sum()
+
+        step.position = position
+        return step
+
+    steps = [member() for _ in range(3)]
+    ensemble = tg.ensemble(steps)
+    for _ in range(3):
+        for step in steps:
+            step.position.zero_()
+        assert ensemble.loop(torch.ones(8, 3, 1))[-1].tolist() == [8] * 3
+    assert ensemble._together[-1]._layout.lanes == LANES
+
+
+@pytest.mark.parametrize("lanes", [LANES, 1])
+def test_shared_tensors_are_read_as_they_are(interpreted, monkeypatch, lanes):
+    if lanes == 1:
+        together = importlib.import_module("tinygrad_ee559.compiling.together")
+        monkeypatch.setattr(together, "CACHE", 0)
+    array = np.ones((10, 20), dtype=np.float32)
+    noise, turned = torch.from_numpy(array), torch.from_numpy(array).t()
+
+    def member(start):
+        weight = torch.full((10, 20), start)
+        return lambda x: (weight * noise).sum() + (weight * turned.t()).sum() + x
+
+    ensemble = tg.ensemble([member(1.0), member(2.0)])
+    for factor in (1, 1, 1, 7, 9):
+        array[:] = factor
+        assert ensemble(torch.zeros(2)).tolist() == [400 * factor, 800 * factor]
+    assert len(ensemble._together) == 1 and ensemble._together[0]._layout.lanes == lanes
+
+
+def test_a_shared_tensor_that_is_replaced(interpreted):
+    common = {"scale": torch.tensor(1.0)}
+    ensemble = tg.ensemble([lambda x: x * common["scale"]] * 2)
+    for scale in (torch.tensor(2.0), torch.tensor(3.0), torch.ones(3), torch.tensor([3.0] * 3)):
+        common["scale"] = scale
+        expected = torch.ones(2, 3) * scale
+        assert ensemble.loop(torch.ones(3, 2, 3)).tolist() == [expected.tolist()] * 3
+    assert len(ensemble._together) == 2
+
+
+def turned(x, y, state):
+    """Views that need the memory of a transposed state."""
+    state.add_(y.sum())
+    return state.t().reshape(-1)[::2].sum() + x.sum()
+
+
+def turned_arguments(x, y, state):
+    return state * x.transpose(0, 1).reshape(-1)[::2].sum()
+
+
+@pytest.mark.parametrize("width", [3, 100])
+@pytest.mark.parametrize("function", [turned, turned_arguments])
+def test_any_layout(function, width):
+    def member(start):
+        state = torch.arange(5.0 * width).view(5, width).t() * start
+        return lambda x, y: function(x, y, state)
+
+    ours, theirs = ([member(i) for i in range(1, 4)] for _ in range(2))
+    ensemble = tg.ensemble(ours)
+    x, y = torch.randn(6, 3, 70, 40).transpose(-1, -2), torch.ones(6, 3, 2)
+    for _ in range(2):
+        found = ensemble.loop(x, y)
+        expected = [
+            torch.stack([step(a, b) for a, b in zip(x[:, j], y[:, j])])
+            for j, step in enumerate(theirs)
+        ]
+        close([found], [torch.stack(expected, 1)], 10)
+    assert len(ensemble._together) == 1
+
+
+@pytest.mark.parametrize("hidden", [8, 200])
+def test_members_with_transposed_inputs_are_trained(hidden):
+    """Whose layers see views of them, and so do the gradients."""
+    layers = lambda: nn.Linear(5, hidden), nn.Tanh, lambda: nn.Linear(hidden, 2)  # noqa: E731
+    pair = Ensembles.of(3, *layers, momentum=0.9)
+    x, y = torch.randn(6, 3, 4, 7, 5), torch.randn(6, 3, 4, 7, 2)
+    turned = x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    for _ in range(2):
+        pair.loop(turned, y)
+    assert len(pair.ensemble._together) == 1
+    assert pair.together._layout.lanes == (LANES if hidden == 8 else 1)
+
+
+def test_members_stay_as_they_can_be_viewed(interpreted):
+    """The dimensions of a member's tensor keep their order in memory."""
+    states = [torch.arange(15.0).view(5, 3).t() for _ in range(3)]
+
+    def member(state):
+        return lambda x: state.add_(x).t().view(-1).sum()
+
+    steps = [member(state) for state in states]
+    ensemble = tg.ensemble(steps)
+    ensemble.loop(torch.zeros(4, 3, 1))
+    assert ensemble._together[0]._layout.lanes == LANES
+    assert steps[1](torch.zeros(1)) == 105
+
+
+def test_versions_count_what_steps_change():
+    """And no more, also if one fails."""
+
+    def member(start):
+        data, total = torch.full((3,), start), torch.zeros(3)
+
+        def step(k):
+            total.add_(data.gather(0, k))
+            return total.sum()
+
+        step.data, step.total = data, total
+        return step
+
+    steps = [member(1.0), member(2.0)]
+    ensemble = tg.ensemble(steps)
+    good = torch.zeros(6, 2, 3, dtype=torch.int64)
+    ensemble.loop(good)
+    read, changed = steps[0].data._version, steps[0].total._version
+    ensemble.loop(good)
+    assert (steps[0].data._version, steps[0].total._version) == (read, changed + 1)
+    with pytest.raises(IndexError, match="not below 3"):
+        ensemble.loop(good + 9)
+    assert (steps[0].data._version, steps[0].total._version) == (read, changed + 2)
+
+
 # ------------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize("given", [[1.0, 2.0], 3, None, {"a": 2}, "mean"])
+def test_arguments_that_cannot_be_stacked(given):
+    ensemble = tg.ensemble([lambda x, y: x] * 2)
+    for run, x in ((ensemble, torch.ones(2)), (ensemble.loop, torch.ones(3, 2))):
+        with pytest.raises(errors.CaptureError) as info:
+            run(x, given)
+        assert f"argument 1 of many calls at once is {given!r}, and has to" in str(info.value)
 
 
 def test_learning_rates_that_are_numbers_have_to_be_the_same(interpreted):

@@ -21,7 +21,13 @@ aten = torch.ops.aten
 
 
 def graph_of(function, *inputs):
-    return private.traced(function, inputs, {})
+    """As of a run: its outputs are a tuple."""
+
+    def outputs(*inputs):
+        found = function(*inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+    return private.traced(outputs, inputs, {})
 
 
 def operators(graph):
@@ -55,12 +61,14 @@ def test_products_are_sums(m, k, n, layouts, batch):
         lowered = loops(graph, [a, b])
         assert not operators(lowered) & lowering._PRODUCTS
         if loops is lowering.in_loops:
-            torch.testing.assert_close(run(lowered, [a, b]), a @ b, rtol=1e-12, atol=1e-12)
+            (found,) = run(lowered, [a, b])
+            torch.testing.assert_close(found, a @ b, rtol=1e-12, atol=1e-12)
         else:
             wide = [torch.stack([t * i for i in range(LANES)], -1) for t in (a, b)]
             squares = torch.arange(LANES, dtype=torch.float64) ** 2
             expected = (a @ b).unsqueeze(-1) * squares
-            torch.testing.assert_close(run(lowered, wide), expected, rtol=1e-12, atol=1e-9)
+            (found,) = run(lowered, wide)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", [{}, {"beta": 0}, {"beta": 0.5, "alpha": -2}, {"alpha": 3}])
@@ -69,7 +77,7 @@ def test_products_with_something_added(shapes, options):
     inputs = [random(*shape) for shape in shapes]
     graph = graph_of(lambda c, a, b: aten.addmm.default(c, a, b, **options), *inputs)
     assert operators(graph) == {"aten.addmm.default"}
-    found = run(lowering.in_loops(graph, inputs), inputs)
+    (found,) = run(lowering.in_loops(graph, inputs), inputs)
     torch.testing.assert_close(found, torch.addmm(*inputs, **options))
 
 
@@ -79,7 +87,8 @@ def test_products_of_vectors():
         graph = graph_of(function, *inputs)
         lowered = lowering.in_loops(graph, inputs)
         assert not operators(graph) & operators(lowered)
-        torch.testing.assert_close(run(lowered, inputs), function(*inputs))
+        (found,) = run(lowered, inputs)
+        torch.testing.assert_close(found, function(*inputs))
 
 
 def test_what_is_native():
@@ -202,8 +211,8 @@ def test_lanes_do_not_mix(name):
     found = run(lowering.in_loops_over_lanes(graph, list(members[0])), wide)
     for i, inputs in enumerate(members):
         expected = function(*inputs)
-        pairs = zip(found, expected) if isinstance(expected, tuple) else [(found, expected)]
-        for one, other in pairs:
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for one, other in zip(found, expected, strict=True):
             assert one.shape == (*other.shape, LANES)
             torch.testing.assert_close(one[..., i], other)
 
@@ -344,3 +353,41 @@ def test_results_that_are_parts(own_cache, function):
     assert part.untyped_storage().nbytes() == 4 * room
     found = compiled.loop(torch.stack([x, x + 1]), torch.stack([w, w]))
     close([found[0][1]], [function(x + 1, w)[0]])
+
+
+def test_memory_where_tensors_are_made_elsewhere():
+    """As after torch.set_default_device("cuda"), while a small model is on the CPU."""
+    x, w = torch.rand(2, 5, 30), torch.rand(30, 30)
+
+    def runs():
+        def step(x):
+            h = torch.tanh(x @ w)
+            return (h @ w).sum()
+
+        compiled, ensemble = tg.compile(step), tg.ensemble([step, step])
+        for _ in range(4):
+            found = [compiled.loop(x), torch.stack([*map(compiled, x)]), ensemble(x)]
+        assert isinstance(compiled.programs[0]._executable, Native)
+        assert isinstance(ensemble._together[0]._executable, Native)
+        return found
+
+    expected = runs()
+    torch.set_default_device("meta")
+    try:
+        close(runs(), expected)
+    finally:
+        torch.set_default_device(None)
+
+
+def test_what_an_index_error_says_to_do():
+    table = torch.arange(4.0)
+    compiled, ensemble = tg.compile(lambda k: table[k] * 2), tg.ensemble([lambda k: table[k] * 2])
+    for _ in range(3):
+        compiled(torch.tensor([3]))
+        ensemble(torch.tensor([[3]]))
+    for run, k in ((compiled, [4]), (ensemble, [[4]])):
+        with pytest.raises(IndexError, match="not below 4.*`__wrapped__` of.*`steps` of an ens"):
+            run(torch.tensor(k))
+    for itself in (compiled.__wrapped__, *ensemble.steps):
+        with pytest.raises(IndexError):
+            itself(torch.tensor([4]))

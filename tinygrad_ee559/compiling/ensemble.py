@@ -11,7 +11,14 @@ import torch
 from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.runs import Runs, counted
 from tinygrad_ee559.compiling.state import Caller
-from tinygrad_ee559.compiling.streams import as_stack, as_tensors, entry, joined, streams_of
+from tinygrad_ee559.compiling.streams import (
+    as_stack,
+    as_tensors,
+    contiguous,
+    entry,
+    joined,
+    streams_of,
+)
 from tinygrad_ee559.compiling.together import Together
 from tinygrad_ee559.errors import CompilerError
 from tinygrad_ee559.private import is_watched, tree_flatten
@@ -51,7 +58,8 @@ class Ensemble(Caller):
 
         Raises:
             ValueError: these dimensions are not the same for all, or the members not as many.
-            CaptureError: an argument requires gradients, or for the reasons of `ensemble`.
+            CaptureError: an argument is no tensor or requires gradients, or for the reasons of
+                `ensemble`.
 
         >>> totals = [torch.zeros(()), torch.tensor(10.0)]
         >>> add = ensemble([lambda x, total=total: total.add_(x) * 1 for total in totals])
@@ -87,9 +95,9 @@ class Ensemble(Caller):
         """What may run now."""
         if is_watched():  # by somebody from whom a program would hide what it does
             return None
-        looks = [(a.shape, a.dtype) for a in arguments]
+        shapes = [(a.shape, a.dtype) for a in arguments]
         for together in self._together:
-            if together.looks == looks and together.structure == structure and together.ready():
+            if together.shapes == shapes and together.structure == structure and together.ready():
                 return together
         return None
 
@@ -101,7 +109,8 @@ class Ensemble(Caller):
         else:
             if self._failure is not None:
                 raise self._failure
-            capture, again = self._runs.run(arguments[0], {})
+            # In the layout that arguments of programs have.
+            capture, again = self._runs.run(contiguous(arguments[0]), {})
             results = [capture.returned]
             results += [f(*a) for f, a in zip(self.steps[1:], arguments[1:])]
             self._learn(capture, again, structure)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from tinygrad_ee559.compiling.layout import dense
 from tinygrad_ee559.compiling.private import traced
 
 #: How many models go side by side: as many single-precision numbers as a 512-bit register holds.
@@ -48,7 +49,7 @@ def widened(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphMo
     Raises:
         NoLanesError: an operator cannot be widened.
     """
-    wide = [torch.empty(*t.shape, LANES, dtype=t.dtype) for t in inputs]
+    wide = [dense(t, LANES) for t in inputs]
     try:
         return traced(_Widened(graph).run, wide, {})
     except NoLanesError:
@@ -97,7 +98,7 @@ class _Widened(fx.Interpreter):
         if name == "aten.expand.default":
             return first.expand([*rest[0], first.shape[-1]])
         if name == "prims.inductor_force_stride_order.default":
-            return target(first, torch.empty(first.shape).stride())
+            return target(first, [*(LANES * stride for stride in rest[0]), 1])
         if name in _ALIKE or torch.Tag.pointwise in target.tags:
             return target(*args, **kwargs)  # operands are aligned at the end, where the lanes are
         raise NoLanesError(name)

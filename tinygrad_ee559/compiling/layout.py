@@ -23,13 +23,27 @@ class Layout(NamedTuple):
         return -(-self.members // self.lanes)
 
     def stack(self, like: torch.Tensor) -> torch.Tensor:
-        """Zeros for all members, in the places of tensors like this."""
-        lanes = (self.lanes,) if self.lanes > 1 else ()
-        return torch.zeros(self.blocks, *like.shape, *lanes, dtype=like.dtype)
+        """New memory for all members, in the places of tensors like this."""
+        one = self.block(like)
+        stack = torch.empty(self.blocks, one.numel(), dtype=one.dtype, device=one.device)
+        return stack.as_strided((self.blocks, *one.shape), (one.numel(), *one.stride()))
 
-    def fill(self, stack: torch.Tensor, tensor: torch.Tensor) -> None:
-        """Let a stack hold one tensor for all members, and in the lanes that are left over."""
-        stack.copy_(tensor.unsqueeze(-1) if self.lanes > 1 else tensor)
+    def block(self, like: torch.Tensor) -> torch.Tensor:
+        """New memory for the members of one block."""
+        return dense(like, self.lanes)
+
+    def left_over(self, stack: torch.Tensor) -> torch.Tensor | None:
+        """The lanes of a stack that belong to no member, as a view, None if there are none."""
+        count = self.blocks * self.lanes - self.members
+        return stack[-1, ..., -count:] if count else None
+
+    def spread(self, tensor: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+        """A stack that shows one tensor to all members: itself, or a copy in the memory of a block
+        if it is laid out in another way."""
+        tensor = tensor.resolve_conj().resolve_neg()
+        if self.lanes > 1 or tensor.stride() != room.stride():
+            tensor = room.copy_(tensor.unsqueeze(-1) if self.lanes > 1 else tensor)
+        return tensor.expand(self.blocks, *tensor.shape)
 
     def parts(self, stack: torch.Tensor) -> list[torch.Tensor]:
         """Each member's part of a stack, as views."""
@@ -54,3 +68,12 @@ class Layout(NamedTuple):
         steps, _, *shape = stream.shape
         stream = stream.reshape(steps, self.blocks, self.lanes, *shape)
         return stream.movedim(2, -1).contiguous()
+
+
+def dense(like: torch.Tensor, lanes: int = 1) -> torch.Tensor:
+    """New memory for a tensor, or for one in each lane: without gaps, and with the dimensions in
+    the same order, so that it can be viewed in the same ways."""
+    order = sorted(range(like.ndim), key=like.stride, reverse=True)
+    shape = [*(like.shape[d] for d in order), *([lanes] if lanes > 1 else [])]
+    room = torch.empty(shape, dtype=like.dtype, device=like.device)
+    return room.permute([*map(order.index, range(like.ndim)), *range(like.ndim, room.ndim)])

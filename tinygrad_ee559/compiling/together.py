@@ -6,8 +6,9 @@ model like any other, to be evaluated, saved or trained alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import fx
@@ -18,24 +19,52 @@ from tinygrad_ee559.compiling.capture import Capture, Effect
 from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import Artifact, artifact, native_program
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
-from tinygrad_ee559.compiling.layout import Layout
+from tinygrad_ee559.compiling.layout import Layout, dense
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.places import Look, Place
 from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
-#: Tensors of so many numbers are copied for every loop: their versions do not count all changes.
-UNCOUNTED = 64
 #: Lanes are faster as long as what they compute fits in the cache of a core: in so many bytes.
 CACHE = 2**20
+
+
+class Shown(NamedTuple):
+    """A member's tensor that has become a view.
+
+    Attributes:
+        input: the number of the input that it is.
+        place: where the member keeps it.
+        tensor: the tensor, None before it is one.
+        part: the part of a stack that it shows.
+    """
+
+    input: int
+    place: Place
+    tensor: torch.Tensor | None
+    part: torch.Tensor
+
+
+class Shared(NamedTuple):
+    """A tensor that all members read.
+
+    Attributes:
+        source: where it is kept, or the tensor itself.
+        room: memory for a copy of it.
+        part: what it has to be like.
+    """
+
+    source: Place | torch.Tensor
+    room: torch.Tensor
+    part: torch.Tensor
 
 
 class Together:
     """A captured step of the first member, compiled for all.
 
     Attributes:
-        looks: shape and dtype of each argument of one member.
+        shapes: shape and dtype of each argument of one member.
         structure: how the arguments are nested.
         text: what tells the step from others.
         carries: whether a step replaces what the next one begins with.
@@ -61,7 +90,7 @@ class Together:
         self.text = capture.text
         self.carries = capture.carries
         self.structure = structure
-        self.looks = [
+        self.shapes = [
             (t.shape, t.dtype)
             for s, t in zip(capture.sources, capture.inputs)
             if isinstance(s, int)
@@ -89,7 +118,7 @@ class Together:
 
     def _compile(self, members: int) -> None:
         capture = self._capture
-        examples = [torch.empty(t.shape, dtype=t.dtype) for t in capture.inputs]
+        examples = [dense(t) for t in capture.inputs]
         pure = lowering.lowered(capture.graph, examples)
         #: For all steps but the last, of which alone it is seen what it leaves behind.
         self._earlier: Native | None = None
@@ -120,6 +149,29 @@ class Together:
         """Find each member's tensors and move them into stacks."""
         capture = self._capture
         positions = {place: i for i, place in enumerate(states[0].tensors)}
+        #: Each effect, and its places, member by member.
+        self._effects = [
+            (effect, [state.tensors[positions[effect.place]] for state in states])
+            for effect in capture.effects
+            if isinstance(effect, Effect)
+        ]
+        self._stacks: dict[int, torch.Tensor] = {}
+        self._shared: dict[int, Shared] = {}
+        #: Pairs of places that have to have the same tensor.
+        self._same: list[tuple[Place, Place]] = []
+        self._shown: list[Shown] = []
+        #: The lanes of no member, and what they compute with too: the first member's part.
+        self._idle: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for i, (source, tensor) in enumerate(zip(capture.sources, capture.inputs)):
+            if isinstance(source, Place):
+                self._stack(i, [state.tensors[positions[source]] for state in states])
+            elif not isinstance(source, int):
+                self._share(i, tensor, "a tensor")
+        for _, places in self._effects:
+            if len(set(places)) < len(places):
+                raise _share_what_changes(f"{places[0]}")
+        self._take_back()
+        # Which look at where tensors are.
         missing = [id(leaf) in capture.missing for leaf in capture.state.leaves]
         self._conditions = [
             Conditions(
@@ -137,65 +189,36 @@ class Together:
             )
             for state in states
         ]
-        #: Each effect, and its places, member by member.
-        self._effects = [
-            (effect, [state.tensors[positions[effect.place]] for state in states])
-            for effect in capture.effects
-            if isinstance(effect, Effect)
-        ]
-        self._stacks: dict[int, torch.Tensor] = {}
-        #: Tensors that all members read, with their versions when they were copied into stacks.
-        self._shared: dict[int, tuple[Place | torch.Tensor, torch.Tensor, int]] = {}
-        #: Pairs of places that have to have the same tensor.
-        self._same: list[tuple[Place, Place]] = []
-        #: Where each member keeps a tensor, the tensor, and the part of a stack that it shows.
-        self._shown: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
-        for i, (source, tensor) in enumerate(zip(capture.sources, capture.inputs)):
-            if isinstance(source, Place):
-                self._stack(i, [state.tensors[positions[source]] for state in states])
-            elif not isinstance(source, int):
-                self._share(i, tensor, tensor, "a tensor")
-        for _, places in self._effects:
-            if len(set(places)) < len(places):
-                raise _share_what_changes(f"{places[0]}")
 
-    @torch.no_grad()
     def _stack(self, i: int, places: list[Place]) -> None:
-        """Move the members' tensors into one."""
+        """Have a stack for the members' tensors, into which they are moved later."""
         tensors = [place.tensor() for place in places]
         first = tensors[0]
         assert first is not None
         if len({id(t) for t in tensors}) == 1 and len(tensors) > 1:
-            self._share(i, places[0], first, places[0].path)
+            self._share(i, places[0], places[0].path)
             self._same += [(places[0], place) for place in places[1:]]
             return
         for member, tensor in enumerate(tensors):
-            if tensor is None or (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
-                found = "nothing" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
+            if not _fits(tensor, first):
                 raise CaptureError(
-                    f"the members of an ensemble have to be alike: {places[member]} is {found} in "
-                    f"member {member}, and {first.dtype}{list(first.shape)} in the first"
+                    f"the members of an ensemble have to be alike: {places[member]} is "
+                    f"{_in_words(tensor)} in member {member}, and {_in_words(first)} in the first"
                 )
-        memories = {t.data_ptr() for t in tensors if t is not None}
-        if i in self._written and len(memories) < len(tensors):
-            raise _share_what_changes(f"{places[0]}, of shape {list(first.shape)}")
-        stack = self._stacks[i] = self._layout.stack(first)
-        self._layout.fill(stack, first)
-        for part, place, tensor in zip(self._layout.parts(stack), places, tensors):
-            assert tensor is not None
-            _show(tensor, part)
-            self._shown.append((place, tensor, part))
+        stack = self._stacks[i] = self._layout.stack(self._capture.inputs[i])
+        parts = self._layout.parts(stack)
+        self._shown += [Shown(i, place, None, part) for place, part in zip(places, parts)]
+        left_over = self._layout.left_over(stack)
+        if left_over is not None:
+            self._idle.append((left_over, parts[0].unsqueeze(-1)))
 
-    def _share(self, i: int, source: Place | torch.Tensor, tensor: torch.Tensor, path: str) -> None:
+    def _share(self, i: int, source: Place | torch.Tensor, path: str) -> None:
         """Let all members read one tensor."""
+        like = self._capture.inputs[i]
         if i in self._written:
-            raise _share_what_changes(f"{path}, of shape {list(tensor.shape)}")
-        self._stacks[i] = self._layout.stack(tensor)
-        self._copy(i, source, tensor)
-
-    def _copy(self, i: int, source: Place | torch.Tensor, tensor: torch.Tensor) -> None:
-        self._shared[i] = source, tensor, tensor._version
-        self._layout.fill(self._stacks[i], tensor)
+            raise _share_what_changes(f"{path}, of shape {list(like.shape)}")
+        room = self._layout.block(like)
+        self._shared[i] = Shared(source, room, self._layout.parts(room.unsqueeze(0))[0])
 
     def ready(self) -> bool:
         """Whether the members are as they were; takes tensors back in that were replaced."""
@@ -207,28 +230,67 @@ class Together:
 
     @torch.no_grad()
     def _take_back(self) -> bool:
-        """Move tensors into the stacks that are not there any more; whether they fit."""
-        for i, (place, known, part) in enumerate(self._shown):
-            tensor = place.tensor()
-            if tensor is known and tensor.data_ptr() == part.data_ptr():
-                continue
-            if tensor is None or tensor.shape != part.shape or tensor.dtype != part.dtype:
+        """Move tensors into the stacks that are not there; whether they fit."""
+        now = [shown.place.tensor() for shown in self._shown]
+        moved = [
+            i
+            for i, (shown, tensor) in enumerate(zip(self._shown, now))
+            if tensor is None
+            or tensor is not shown.tensor
+            or tensor.data_ptr() != shown.part.data_ptr()
+        ]
+        if not all(_fits(now[i], self._shown[i].part) for i in moved):
+            return False
+        if moved:
+            tensors = [tensor for tensor in now if tensor is not None]  # which is all of them
+            self._check_apart(tensors)
+            self._move(moved, tensors)
+        for i, (source, room, part) in self._shared.items():
+            shared = source.tensor() if isinstance(source, Place) else source
+            if not _fits(shared, part):
                 return False
-            _show(tensor, part)
-            self._shown[i] = place, tensor, part
-        for i, (source, known, version) in self._shared.items():
-            now = source.tensor() if isinstance(source, Place) else source
-            if now is known and now._version == version and now.numel() > UNCOUNTED:
-                continue
-            if now is None or now.shape != known.shape or now.dtype != known.dtype:
-                return False
-            self._copy(i, source, now)
+            self._stacks[i] = self._layout.spread(shared, room)
         return True
+
+    def _check_apart(self, now: list[torch.Tensor]) -> None:
+        """Raise an error if what steps change is in one memory with another tensor."""
+        memories = Counter(tensor.data_ptr() for tensor in now)
+        for shown, tensor in zip(self._shown, now):
+            if shown.input in self._written and memories[tensor.data_ptr()] > 1 and tensor.numel():
+                raise _share_what_changes(f"{shown.place}, of shape {list(tensor.shape)}")
+
+    def _move(self, moved: list[int], now: list[torch.Tensor]) -> None:
+        """Move tensors to where they belong.
+
+        Those that were there may still be somebody's. They go along with the tensor that was made
+        from them, as `Tensor.data` is by assignment, or else get memory of their own.
+
+        Args:
+            moved: which of `self._shown`.
+            now: the tensors that are in all those places.
+        """
+        ours = {stack.untyped_storage().data_ptr() for stack in self._stacks.values()}
+        values = [now[i] for i in moved]
+        values = [v.clone() if v.untyped_storage().data_ptr() in ours else v for v in values]
+        kept = set(map(id, now))
+        parts = {now[i].data_ptr(): self._shown[i].part for i in moved}
+        for i in moved:
+            _, _, before, part = self._shown[i]
+            if before is None or id(before) in kept or before.data_ptr() != part.data_ptr():
+                continue
+            new = parts.get(part.data_ptr())
+            before.data = new if new is not None and _fits(before, new) else part.clone()
+        for i, value in zip(moved, values):
+            shown = self._shown[i]
+            now[i].data = shown.part.copy_(value)  # it stays the same object, whoever holds it
+            self._shown[i] = shown._replace(tensor=now[i])
 
     # --------------------------------------------------------------------- running
 
     def loop(self, streams: Sequence[torch.Tensor]) -> Any:
         """Run all steps of all members."""
+        for lanes, part in self._idle:  # which else might go where no member goes
+            lanes.copy_(part)
         collected = self._capture.collected
         inputs: list[torch.Tensor] = []
         moving = []
@@ -238,11 +300,17 @@ class Together:
                 inputs.append(self._layout.by_block(streams[source]))
             else:
                 inputs.append(self._stacks[i])
-        if isinstance(self._executable, Native):
-            outputs = self._natively(self._executable, inputs, len(streams[0]), moving)
-        else:
-            outputs = self._each(self._executable, inputs, len(streams[0]), moving)
-        private.increment_versions([tensor for _, tensor, _ in self._shown])
+        try:
+            if isinstance(self._executable, Native):
+                outputs = self._natively(self._executable, inputs, len(streams[0]), moving)
+            else:
+                outputs = self._each(self._executable, inputs, len(streams[0]), moving)
+        finally:  # what failed has changed something too
+            private.increment_versions(
+                shown.tensor
+                for shown in self._shown
+                if shown.input in self._written and shown.tensor is not None
+            )
         for (effect, places), output in zip(self._effects, outputs[collected:]):
             for place, value in zip(places, self._layout.parts(output)):
                 place.put(value, effect.wrapped, effect.inside)
@@ -293,7 +361,17 @@ def _alike(steps: Sequence[Callable[..., Any]]) -> list[State]:
     return states
 
 
-def _show(tensor: torch.Tensor, part: torch.Tensor) -> None:
-    """Make a tensor a view of its part of a stack; it stays the same object, whoever holds it."""
-    part.copy_(tensor)
-    tensor.set_(part.untyped_storage(), part.storage_offset(), part.shape, part.stride())
+def _fits(tensor: torch.Tensor | None, part: torch.Tensor) -> TypeGuard[torch.Tensor]:
+    """Whether it may be in that part of a stack."""
+    return (
+        tensor is not None
+        and tensor.shape == part.shape
+        and tensor.dtype == part.dtype
+        and tensor.device == part.device
+    )
+
+
+def _in_words(tensor: torch.Tensor | None) -> str:
+    if tensor is None:
+        return "nothing"
+    return f"{tensor.dtype}{list(tensor.shape)} on {tensor.device}"
