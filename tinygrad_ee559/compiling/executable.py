@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from tinygrad_ee559.compiling import cache, lowering, private
-from tinygrad_ee559.compiling.native import Native, Output, source
+from tinygrad_ee559.compiling.native import Native, Output, apart, source
 from tinygrad_ee559.compiling.progress import compiling
 
 
@@ -22,9 +22,18 @@ class Artifact:
 
     def run(
         self, inputs: Sequence[torch.Tensor], _starts: Sequence[int] = ()
-    ) -> Sequence[torch.Tensor]:
-        """One step: the outputs. Where memory begins only native programs have to be told."""
-        return self._function(*inputs)  # type: ignore[no-any-return]
+    ) -> list[torch.Tensor]:
+        """One step: the outputs. Where memory begins only native programs have to be told.
+
+        Inductor computes equal outputs once, and an output may be an input, so some are copied.
+        """
+        outputs = []
+        taken = {t.untyped_storage().data_ptr() for t in inputs}
+        for output in self._function(*inputs):
+            memory = output.untyped_storage().data_ptr()
+            outputs.append(output.clone() if memory in taken else output)
+            taken.add(memory)
+        return outputs
 
     def loop(
         self, inputs: Sequence[torch.Tensor], steps: int, moving: Sequence[int], collected: int
@@ -65,8 +74,9 @@ def native_program(
         private.require_compiler()
         with compiling(len(pure.graph.nodes)):
             kernels = _kernels(pure, inputs, lanes, parallel)
-            if kernels is None or _share_memory(kernels, len(inputs)):
+            if kernels is None:
                 return None
+            kernels = apart(kernels, len(inputs))
             text = source(kernels, len(inputs))
             library = private.build(text)
         outputs = [
@@ -115,12 +125,6 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
         except Exception as error:
             warnings.warn(f"this step is not compiled: {_with_release(error)}", stacklevel=2)
             return as_it_is(graph)
-
-
-def _share_memory(kernels: private.Kernels, inputs: int) -> bool:
-    """Whether an output is an input, or a view of one, or two outputs are of each other."""
-    memories = [memory for memory, _, _ in kernels.outputs]
-    return len({*memories, *range(inputs)}) < len(memories) + inputs
 
 
 def _kernels(

@@ -18,11 +18,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tinygrad_ee559.compiling.private import Kernels, empty_strided
+from tinygrad_ee559.compiling.private import Call, Kernels, empty_strided
 from tinygrad_ee559.errors import CompilerError, operand_error
 
 _ALIGNMENT = 64
 PRODUCT = Path(__file__).parent / "product.h"
+_COPY = """
+#include <cstring>
+static void copy(char* to, const char* from, int64_t bytes, int) { std::memcpy(to, from, bytes); }
+"""
 _DRIVER = """
 extern "C" {{ char failure[200]; }}
 
@@ -92,6 +96,27 @@ class Output(NamedTuple):
         return flat.as_strided((*lead, *self.shape), (*strides, *self.strides), self.offset)
 
 
+def apart(kernels: Kernels, inputs: int) -> Kernels:
+    """The same with memory of its own for each output.
+
+    Inductor computes equal outputs once, and an output may be an input, or a part of one. These are
+    copied behind the kernels.
+    """
+    calls, rooms, outputs = [*kernels.calls], [*kernels.rooms], []
+    taken = set(range(inputs))
+    for memory, offset, tensor in kernels.outputs:
+        if memory in taken:
+            source, memory = memory, inputs + len(rooms)
+            reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+            rooms.append(reach * tensor.itemsize if tensor.numel() else 0)
+            pointers = [("char*", memory, 0), ("const char*", source, offset)]
+            calls.append(Call("copy", pointers, [rooms[-1]]))
+            offset = 0
+        taken.add(memory)
+        outputs.append((memory, offset, tensor))
+    return Kernels(kernels.sources, calls, rooms, outputs)
+
+
 def source(kernels: Kernels, inputs: int) -> str:
     """The C++ of a program."""
     calls = []
@@ -102,9 +127,10 @@ def source(kernels: Kernels, inputs: int) -> str:
     driver = _DRIVER.format(
         count=inputs + len(kernels.rooms), calls="\n                ".join(calls)
     )
-    products = any(call.function == "product" for call in kernels.calls)
-    parts = ["#include <omp.h>", *([PRODUCT.read_text()] if products else []), *kernels.sources]
-    return "\n".join(parts) + driver
+    helpers = {"product": PRODUCT.read_text(), "copy": _COPY}
+    called = {call.function for call in kernels.calls}
+    wanted = [text for name, text in helpers.items() if name in called]
+    return "\n".join(["#include <omp.h>", *wanted, *kernels.sources]) + driver
 
 
 class Native:

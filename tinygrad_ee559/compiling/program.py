@@ -7,7 +7,7 @@ take turns on the same model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ class Program:
                 for i, effect in enumerate(capture.effects, capture.collected)
                 if i not in gradients
             ]
+        self._one = _one_tensor(capture, gradients)
         self._inputs = Inputs(capture, self._written)
         self.carries = capture.carries
 
@@ -110,6 +111,8 @@ class Program:
             outputs = self._executable.run(inputs, self._inputs.starts)
         finally:  # what failed has changed something too
             self._mark_changed(inputs)
+        for i, first in self._one:
+            outputs[i] = outputs[first]
         self._leave(self._effects, arguments, inputs, outputs)
         if gradients is not None:
             gradients.leave()
@@ -156,7 +159,11 @@ class Program:
 
 
 def _new_gradients(capture: Capture) -> dict[int, Leaf]:
-    """The leaves that a run gives a gradient, whatever they had, by its position in the outputs."""
+    """The leaves that a run gives a gradient, whatever they had, by its position in the outputs.
+
+    Not those of which the run made something else too: a result, or the gradient of another leaf.
+    """
+    nodes: Any = capture.graph.graph.output_node().args[0]
     read = {id(source.holder) for source in capture.sources if isinstance(source, Place)}
     return {
         i: effect.place.holder
@@ -164,4 +171,16 @@ def _new_gradients(capture: Capture) -> dict[int, Leaf]:
         if isinstance(effect, Effect)
         and isinstance(effect.place.holder, Leaf)
         and id(effect.place.holder) not in read
+        and nodes.count(nodes[i]) == 1
     }
+
+
+def _one_tensor(capture: Capture, gradients: Collection[int]) -> list[tuple[int, int]]:
+    """Pairs of outputs that were one tensor, such as a result that is also left in a place.
+
+    An output is known here by its position among those that are not written over as `gradients`.
+    """
+    nodes: Any = capture.graph.graph.output_node().args[0]
+    returned = [node for i, node in enumerate(nodes) if i not in gradients]
+    firsts = [returned.index(node) for node in returned]
+    return [(i, first) for i, first in enumerate(firsts) if first != i]

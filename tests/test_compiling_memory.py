@@ -1,0 +1,108 @@
+"""Memory: which tensors share it after a run, and what is written while it is still read."""
+
+import pytest
+import torch
+from steps import interpreted, own_cache
+
+import tinygrad_ee559 as tg
+
+__all__ = ["interpreted", "own_cache"]
+
+
+class Holder:
+    """An object with any attributes."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def raw(value):
+    return value.as_torch() if isinstance(value, tg.Tensor) else value
+
+
+def apart(*tensors):
+    """Whether each tensor has memory of its own."""
+    memories = {raw(t).untyped_storage().data_ptr() for t in tensors}
+    return len(memories) == len(tensors)
+
+
+NUMBERED = [torch.arange(3.0) + i for i in range(5)]
+
+
+# ------------------------------------------------------------------ outputs that are equal
+
+
+def of_equals(holder):
+    """A step whose outputs are equal, are inputs, or are parts of each other."""
+
+    def step(x):
+        holder.state.add_(x)
+        holder.one, holder.other = holder.state.clone(), holder.state.clone()
+        y = torch.tanh(x)
+        holder.last = y.detach()
+        return y, y * 1, y[1:], torch.zeros(2), torch.zeros(2), holder.state
+
+    return step
+
+
+@pytest.mark.parametrize("kind", ["native", "artifact"])
+def test_equal_outputs_have_memory_of_their_own(own_cache, kind):
+    ours, theirs = Holder(state=torch.ones(3)), Holder(state=torch.ones(3))
+    plain, expecting = of_equals(ours), of_equals(theirs)
+
+    def drawing(x):
+        torch.rand(1)
+        return plain(x)
+
+    fast = tg.compile(plain if kind == "native" else drawing)
+    for x in NUMBERED:
+        found, expected = fast(x), expecting(x)
+        for a, b in zip(found, expected):
+            assert a.tolist() == pytest.approx(b.tolist())
+        assert found[-1] is ours.state
+        kept = [ours.one, ours.other, ours.state]
+        assert [t.tolist() for t in kept] == [theirs.state.tolist()] * 3
+    assert apart(*found, ours.one, ours.other, ours.last)
+    assert fast.programs[0].kind == kind
+
+
+def test_equal_outputs_of_a_loop(own_cache):
+    holder, other = Holder(state=torch.ones(3)), Holder(state=torch.ones(3))
+    fast, step = tg.compile(of_equals(holder)), of_equals(other)
+    found = fast.loop(torch.stack(NUMBERED))
+    rows = [[t.clone() for t in step(x)] for x in NUMBERED]
+    for a, b in zip(found, zip(*rows)):
+        torch.testing.assert_close(a, torch.stack(b))
+    assert apart(*found, holder.state, holder.one, holder.other, holder.last)
+    assert holder.last.tolist() == other.last.tolist()
+    assert fast.programs[0].kind == "native"
+
+
+def test_equal_gradients_are_clipped_once(own_cache):
+    p, q = (tg.Tensor(torch.ones(3), requires_grad=True) for _ in range(2))
+
+    def step(x):
+        p.grad = q.grad = None
+        ((p + q) * x).sum().backward()
+        return p.grad
+
+    fast = tg.compile(step)
+    for x in NUMBERED:
+        found = fast(x)
+        for leaf in (p, q):
+            leaf.grad.mul_(0.5)
+        assert p.grad.tolist() == q.grad.tolist() == found.tolist() == (x / 2).tolist()
+    assert fast.programs[0].kind == "native"
+
+
+def test_a_result_that_is_also_left_in_a_place_is_one_tensor(interpreted):
+    holder = Holder(h=torch.zeros(3))
+
+    def step(x):
+        holder.h = torch.tanh(x)
+        return holder.h
+
+    fast = tg.compile(step)
+    for x in NUMBERED:
+        assert fast(x) is holder.h
+    assert len(fast.programs) == 1
