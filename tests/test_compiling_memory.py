@@ -106,3 +106,31 @@ def test_a_result_that_is_also_left_in_a_place_is_one_tensor(interpreted):
     for x in NUMBERED:
         assert fast(x) is holder.h
     assert len(fast.programs) == 1
+
+
+# ------------------------------------------------- what is written while it is still read
+
+
+def shifted(x):
+    x[1:] = x[:-1].clone()
+
+
+def shifted_by_indices(x):
+    x[torch.arange(1, len(x))] = x[:-1].clone()
+
+
+@pytest.mark.parametrize("kind", ["native", "artifact"])
+@pytest.mark.parametrize("change", [shifted, shifted_by_indices])
+def test_parts_that_move_within_a_tensor(own_cache, kind, change):
+    def step(x):
+        change(x)
+        return None if kind == "native" else torch.rand(1)
+
+    fast = tg.compile(step)
+    for shape in [(40,)] * 3 + [(40, 8)] * 3:
+        found = torch.randn(shape)
+        expected = found.clone()
+        fast(found)
+        change(expected)
+        assert found.tolist() == expected.tolist()
+    assert [program.kind for program in fast.programs] == [kind, kind]

@@ -50,6 +50,7 @@ COMPILING = {
     "torch._inductor.compile_fx.compile_fx_inner",
     "torch._inductor.config",
     "torch._inductor.cpp_builder",
+    "torch._inductor.custom_graph_pass.CustomGraphPass",
     "torch._inductor.decomposition.select_decomp_table",
     "torch._inductor.exc",
     "torch._inductor.inductor_prims",

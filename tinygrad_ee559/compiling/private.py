@@ -133,6 +133,49 @@ def force_strides(tensor: Any, strides: Sequence[int]) -> Any:
     return inductor_prims.force_stride_order(tensor, list(strides))
 
 
+#: Write into a tensor, which is their first argument.
+_WRITING = {
+    "aten.slice_scatter.default", "aten.select_scatter.default", "aten.diagonal_scatter.default",
+    "aten.as_strided_scatter.default", "aten.index_put.default", "aten._unsafe_index_put.default",
+}  # fmt: skip
+
+
+def _copy_what_is_written_over(graph: fx.Graph) -> None:
+    """Have the parts of a tensor that are written into it elsewhere copied first.
+
+    In h[1:] = h[:-1].clone(), Inductor takes the clone away, and then writes in place.
+    """
+    for node in list(graph.nodes):
+        if str(node.target) not in _WRITING:
+            continue
+        base, *others = node.args
+        memory = base.meta["val"].untyped_storage()
+
+        def copied(read: fx.Node, node: fx.Node = node, memory: Any = memory) -> fx.Node:
+            if read.meta["val"].untyped_storage() is not memory:
+                return read
+            with graph.inserting_before(node):
+                copy = graph.call_function(torch.ops.aten.clone.default, (read,))
+            copy.meta["val"] = read.meta["val"].clone()
+            return copy
+
+        node.args = (base, *fx.map_arg(others, copied))
+
+
+def _in_order() -> dict[str, Any]:
+    """The option that has Inductor read what it writes over before it does."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    class InOrder(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            _copy_what_is_written_over(graph)
+
+        def uuid(self) -> str:
+            return "tinygrad_ee559: what is written over is copied first"
+
+    return {"post_grad_custom_post_pass": InOrder()}
+
+
 class _Foreign(Exception):
     """Something else than Inductor's own C++ would run."""
 
@@ -201,7 +244,7 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
 
     with (
         mock.patch.object(AsyncCompile, "cpp_pybinding", note),
-        config.patch(_OPTIONS | (_PARALLEL if parallel else {})),
+        config.patch(_OPTIONS | _in_order() | (_PARALLEL if parallel else {})),
         tracing(TracingContext(fakes[0].fake_mode)),
         torch.no_grad(),
     ):
@@ -274,5 +317,5 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[
     """The graph compiled by Inductor, as a function of its inputs."""
     from torch._inductor import config, standalone_compile
 
-    with config.patch(_MACHINE), torch.no_grad():
+    with config.patch(_MACHINE | _in_order()), torch.no_grad():
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
