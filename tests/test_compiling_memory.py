@@ -5,6 +5,7 @@ import torch
 from steps import interpreted, own_cache
 
 import tinygrad_ee559 as tg
+from tinygrad_ee559 import errors, optim
 
 __all__ = ["interpreted", "own_cache"]
 
@@ -134,3 +135,37 @@ def test_parts_that_move_within_a_tensor(own_cache, kind, change):
         change(expected)
         assert found.tolist() == expected.tolist()
     assert [program.kind for program in fast.programs] == [kind, kind]
+
+
+# -------------------------------------------------------- changes in place that are watched
+
+
+def test_updates_between_forward_and_backward_are_seen(interpreted):
+    weight = tg.Tensor(torch.ones(3), requires_grad=True)
+    weight.grad = tg.Tensor(torch.ones(3))
+    optimizer = optim.SGD([weight], lr=0.1)
+
+    def step(x):
+        loss = (weight * weight * x).sum()
+        optimizer.step()
+        loss.backward()
+
+    with pytest.raises(errors.ChangedInPlaceError):
+        step(torch.ones(3))
+    with pytest.raises(errors.ChangedInPlaceError):
+        tg.compile(step)(torch.ones(3))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_versions_count_changes_once(watched):
+    def change(tensors, x):
+        torch._foreach_mul_(tensors, 2.0)
+        torch._foreach_add_(tensors, tensors)
+        tensors[0].add_(1)
+        torch.tanh(x, out=tensors[0])
+
+    tensors = [torch.ones(3), torch.ones(3)]
+    before = [t._version for t in tensors]
+    function = tg.compile(change) if watched else change
+    function(tensors, torch.ones(3))
+    assert [t._version - v for t, v in zip(tensors, before)] == [4, 2]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.private import DispatchMode
+from tinygrad_ee559.compiling.private import DispatchMode, declared_arguments, increment_versions
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_map
 from tinygrad_ee559.tensor import Tensor
@@ -150,7 +152,8 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         draws = torch.Tag.nondeterministic_seeded in function.tags
         if draws:
             self.check_random_state()
-        out = function(*args, **kwargs)
+        with _counting_changes(function, args, kwargs):
+            out = function(*args, **kwargs)
         if draws:
             self._random = torch.get_rng_state()
         node = self._call(function, given, named)
@@ -162,6 +165,22 @@ class Recorder(DispatchMode):  # type: ignore[misc]
                 if isinstance(item, torch.Tensor) and id(item) not in self._nodes:
                     self._know(item, self.graph.call_function(operator.getitem, (node, i)))
         return out
+
+
+@contextmanager
+def _counting_changes(function: Any, args: Any, kwargs: Any) -> Iterator[None]:
+    """Inside, an operator runs. Torch counts its changes afterwards, but not those of lists."""
+    yield
+    lists = [a for a in _changed(function, args, kwargs) if isinstance(a, (list, tuple))]
+    increment_versions([t for tensors in lists for t in tensors if not t.is_inference()])
+
+
+def _changed(function: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The tensors that an operator changes in place, and lists of such."""
+    declarations = declared_arguments(function)
+    given = [*zip(args, declarations)]
+    given += [(kwargs[d.name], d) for d in declarations if d.name in kwargs]
+    return [a for a, d in given if d.alias_info is not None and d.alias_info.is_write]
 
 
 def _holds_tensors(value: Any) -> bool:
