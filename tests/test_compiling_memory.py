@@ -169,3 +169,32 @@ def test_versions_count_changes_once(watched):
     function = tg.compile(change) if watched else change
     function(tensors, torch.ones(3))
     assert [t._version - v for t, v in zip(tensors, before)] == [4, 2]
+
+
+def test_data_of_torch_tensors_is_not_assigned(interpreted):
+    holder = Holder(mean=torch.zeros(2))
+
+    def step(x):
+        holder.mean.data = holder.mean.data * 0.5 + x
+        return x.sum()
+
+    for _ in range(2):
+        with pytest.raises(errors.CaptureError, match=r"shape \[2\], is assigned.*copy_"):
+            tg.compile(step)(torch.ones(2))
+    assert holder.mean.tolist() == [0, 0]
+
+
+def test_data_of_our_tensors_may_be_assigned(interpreted):
+    def averaging(mean):
+        def step(x):
+            mean.data = mean.data * 0.5 + x
+            return x.sum()
+
+        return step
+
+    ours, theirs = tg.Tensor(torch.zeros(3)), tg.Tensor(torch.zeros(3))
+    fast, step = tg.compile(averaging(ours)), averaging(theirs)
+    for x in NUMBERED:
+        fast(x), step(x)
+        assert ours.tolist() == theirs.tolist()
+    assert len(fast.programs) == 1

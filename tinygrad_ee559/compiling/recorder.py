@@ -55,6 +55,12 @@ class NoReading(torch.overrides.TorchFunctionMode):
     ) -> Any:
         if function in _READING:
             raise _asks_for_values(_READING[function])
+        if function == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise CaptureError(
+                f"{_place_of_user()}`data` of a torch.Tensor, of shape {list(args[0].shape)}, is "
+                "assigned, which no operator does and programs cannot; change the tensor with "
+                "copy_, or put a new tensor in its place"
+            )
         if function in _FILLING and any(map(_holds_tensors, args)):
             raise _asks_for_values(f"{_FILLING[function]} of a list; torch.stack needs none")
         return function(*args, **(kwargs or {}))
