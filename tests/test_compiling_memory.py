@@ -198,3 +198,83 @@ def test_data_of_our_tensors_may_be_assigned(interpreted):
         fast(x), step(x)
         assert ours.tolist() == theirs.tolist()
     assert len(fast.programs) == 1
+
+
+def refused(function, match):
+    """A step is refused in its first run."""
+    with pytest.raises(errors.CaptureError, match=match):
+        tg.compile(function)(torch.arange(3.0))
+
+
+def test_lists_that_have_a_tensor_twice(interpreted):
+    def twice(x):
+        x = x.clone()
+        torch._foreach_mul_([x, x], 0.5)
+        return x
+
+    def a_part_too(x):
+        x = x.clone()
+        torch._foreach_add_([x, x[:1]], 1.0)
+        return x
+
+    def each_by_the_other(x):
+        a, b = x.clone(), x * 2
+        torch._foreach_add_([a, b], [b, a])
+        return a + 10 * b
+
+    refused(twice, r"_foreach_mul_.* entry 0 of a list, of shape \[3\], .* entry 1, of shape \[3\]")
+    refused(a_part_too, r"entry 0 .* entry 1, of shape \[1\]")
+    refused(each_by_the_other, "entry 0 .* entry 1")
+
+
+def test_lists_whose_entries_are_parts_of_one_tensor(interpreted):
+    def step(x):
+        flat = torch.cat([x, x])
+        parts = [*flat.split(2)]
+        torch._foreach_add_(parts, parts, alpha=2)
+        return flat
+
+    fast = tg.compile(step)
+    for x in NUMBERED:
+        assert fast(x).tolist() == step(x).tolist()
+
+
+def test_expanded_tensors_are_not_changed(interpreted):
+    def zeroed(x):
+        x[:1].clone().expand(3).zero_()
+        return x
+
+    def added(x):
+        x[:1].clone().expand(3).add_(1)
+        return x
+
+    def transposed(x):
+        return x[:1].expand(3, 1).t_() * 2
+
+    refused(zeroed, r"zero_ changes a tensor in place that was expanded to shape \[3\]")
+    with pytest.raises(RuntimeError, match="single memory location"):  # torch's own
+        tg.compile(added)(torch.ones(3))
+    assert tg.compile(transposed)(torch.ones(3)).tolist() == [[2, 2, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+def test_out_that_is_resized(interpreted):
+    def resized(x):
+        out = torch.zeros(1)
+        torch.tanh(x, out=out)
+        return out
+
+    def part_that_is_resized(x):
+        torch.tanh(x, out=torch.zeros(4)[:0])
+        return x * 2
+
+    def filled(x):
+        out = torch.empty(0)
+        torch.tanh(x, out=out)
+        return out
+
+    refused(resized, r"tanh.out is given a tensor of shape \[1\] as out=, .* one of shape \[3\]")
+    refused(part_that_is_resized, r"tanh.out is given a tensor of shape \[0\] as out=")
+    fast = tg.compile(filled)
+    for x in NUMBERED:
+        assert fast(x).tolist() == filled(x).tolist()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from tinygrad_ee559.compiling.lowering import overlapping
 from tinygrad_ee559.compiling.private import DispatchMode, declared_arguments, increment_versions
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_map
@@ -158,7 +159,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         draws = torch.Tag.nondeterministic_seeded in function.tags
         if draws:
             self.check_random_state()
-        with _counting_changes(function, args, kwargs):
+        with _counting_changes(function, args, kwargs), _checking_changes(function, args, kwargs):
             out = function(*args, **kwargs)
         if draws:
             self._random = torch.get_rng_state()
@@ -179,6 +180,63 @@ def _counting_changes(function: Any, args: Any, kwargs: Any) -> Iterator[None]:
     yield
     lists = [a for a in _changed(function, args, kwargs) if isinstance(a, (list, tuple))]
     increment_versions([t for tensors in lists for t in tensors if not t.is_inference()])
+
+
+@contextmanager
+def _checking_changes(function: Any, args: Any, kwargs: Any) -> Iterator[None]:
+    """Inside, an operator runs. It is refused where programs would change something else."""
+    changed = _changed(function, args, kwargs)
+    for argument in changed:
+        if isinstance(argument, (list, tuple)):
+            _check_lists(function, argument, [*args, *kwargs.values()])
+    tensors = [t for t in changed if _is_strided(t)]
+    before = [(t.shape, t.untyped_storage().nbytes()) for t in tensors]
+    yield  # torch itself refuses some
+    if torch.Tag.inplace_view not in function.tags:
+        for tensor, (shape, room) in zip(tensors, before):
+            _check_change(function, tensor, shape, room)
+
+
+def _check_change(function: Any, tensor: torch.Tensor, shape: torch.Size, room: int) -> None:
+    """Raise an error if a changed tensor, which had a shape and so many bytes, was resized, or if
+    numbers of it share memory."""
+    if tensor.shape != shape and room:
+        raise CaptureError(
+            f"{_place_of_user()}{function.name()} is given a tensor of shape {list(shape)} as "
+            f"out=, and makes it one of shape {list(tensor.shape)}; give it one of that shape, or "
+            "none"
+        )
+    if any(n > 1 and stride == 0 for n, stride in zip(tensor.shape, tensor.stride())):
+        raise CaptureError(
+            f"{_place_of_user()}{function.name()} changes a tensor in place that was expanded to "
+            f"shape {list(shape)}, so that numbers of it share memory; change what was expanded, "
+            "or a copy: tensor.clone()"
+        )
+
+
+def _check_lists(function: Any, changed: Any, arguments: Any) -> None:
+    """Raise an error if an operator on lists finds memory that it changes in several entries: it
+    takes one after the other, and programs take all at once."""
+    sharing: dict[int, list[tuple[int, torch.Tensor]]] = {}
+    for argument in arguments:
+        if isinstance(argument, (list, tuple)):
+            for i, entry in enumerate(argument):
+                if _is_strided(entry):
+                    memory = entry.untyped_storage().data_ptr()
+                    sharing.setdefault(memory, []).append((i, entry))
+    for i, one in enumerate(changed):
+        others = sharing[one.untyped_storage().data_ptr()] if _is_strided(one) else []
+        for j, other in others:
+            if i != j and overlapping([0], [one, other]):
+                raise CaptureError(
+                    f"{_place_of_user()}{function.name()} changes entry {i} of a list, of shape "
+                    f"{list(one.shape)}, which shares memory with entry {j}, of shape "
+                    f"{list(other.shape)}; change one after the other, or a copy: tensor.clone()"
+                )
+
+
+def _is_strided(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def _changed(function: Any, args: Any, kwargs: Any) -> list[Any]:
