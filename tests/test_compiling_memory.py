@@ -278,3 +278,58 @@ def test_out_that_is_resized(interpreted):
     fast = tg.compile(filled)
     for x in NUMBERED:
         assert fast(x).tolist() == filled(x).tolist()
+
+
+# ------------------------------------------------------------------------ results of loops
+
+STEPS = torch.arange(12.0).view(4, 3)
+
+
+def test_loops_over_steps_that_return_a_wrapped_number(interpreted):
+    fast = tg.compile(lambda x: (tg.Tensor(2.0), x * 2))
+    for _ in range(2):
+        number, doubled = fast.loop(STEPS)
+        assert isinstance(number, tg.Tensor) and number.data == 2.0
+        assert doubled.tolist() == (2 * STEPS).tolist()
+
+
+def test_ensembles_of_steps_that_return_a_wrapped_number(interpreted):
+    def member(factor):
+        weight = torch.full((3,), factor)
+        return lambda x: (tg.Tensor(2.0), x * weight)
+
+    together = tg.ensemble([member(1.0), member(2.0)])
+    streams = torch.stack([STEPS, STEPS], 1)
+    for steps in (streams[:1], streams, streams):
+        number, products = together.loop(steps)
+        assert isinstance(number, tg.Tensor) and number.data == 2.0
+        assert products.tolist() == torch.stack([steps[:, 0], 2 * steps[:, 1]], 1).tolist()
+
+
+def test_loops_over_steps_whose_results_vary(interpreted):
+    def growing(holder):
+        result, holder.h = holder.h * 1, torch.cat([holder.h, torch.ones(3)])
+        return result
+
+    def wrapped_later(holder):
+        holder.calls += 1
+        return torch.ones(3) if holder.calls < 3 else tg.Tensor(torch.ones(3))
+
+    def a_number_later(holder):
+        holder.calls += 1
+        return torch.ones(3) if holder.calls < 3 else 1.0
+
+    def nested_later(holder):
+        holder.calls += 1
+        return torch.ones(3) if holder.calls < 3 else [torch.ones(3)]
+
+    for function, message in (
+        (growing, r"result 0 is a torch.Tensor of shape \[0\] in step 0 and .*\[3\] in step 1"),
+        (wrapped_later, r"a torch.Tensor of shape \[3\] in step 0 and a Tensor .* in step 2"),
+        (a_number_later, r"a torch.Tensor of shape \[3\] in step 0 and no tensor in step 2"),
+        (nested_later, "nested .* in step 2"),
+    ):
+        holder = Holder(h=torch.zeros(0), calls=0)
+        fast = tg.compile(lambda x, function=function, holder=holder: function(holder))
+        with pytest.raises(errors.CaptureError, match=message):
+            fast.loop(STEPS[:3])

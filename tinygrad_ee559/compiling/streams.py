@@ -96,7 +96,7 @@ def as_stack(results: Any, dims: int = 1) -> Any:
 
     def stack(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return lift(stack(value.as_torch()), None)
+            return lift(stack(value._data), None)
         if not isinstance(value, torch.Tensor):
             return value
         return value.reshape(*[1] * dims, *value.shape)
@@ -105,13 +105,49 @@ def as_stack(results: Any, dims: int = 1) -> Any:
 
 
 def joined(parts: list[Any], dim: int = 0) -> Any:
-    """Stacks of results, one after the other along a dimension."""
-    columns = zip(*(tree_flatten(part)[0] for part in parts))
-    return tree_unflatten([_along(column, dim) for column in columns], tree_flatten(parts[0])[1])
+    """Stacks of results, one after the other along a dimension: that of steps, or of members.
+
+    Raises:
+        CaptureError: they are not alike.
+    """
+    flat = [tree_flatten(part) for part in parts]
+    for i, (_, structure) in enumerate(flat):
+        if structure != flat[0][1]:
+            raise _differ("they are nested", f"{flat[0][1]}", f"{structure}", i, dim)
+    columns = zip(*(leaves for leaves, _ in flat))
+    return tree_unflatten([_along(k, column, dim) for k, column in enumerate(columns)], flat[0][1])
 
 
-def _along(column: Sequence[Any], dim: int) -> Any:
+def _along(k: int, column: Sequence[Any], dim: int) -> Any:
+    looks = [_look(part, dim) for part in column]
+    for i, look in enumerate(looks):
+        if look != looks[0]:
+            raise _differ(f"result {k} is", looks[0], look, i, dim)
     first = column[0]
     if isinstance(first, Tensor):
-        return lift(torch.cat([part._data for part in column], dim), None)
-    return torch.cat([*column], dim) if isinstance(first, torch.Tensor) else first
+        raws = [part._data for part in column]
+        return lift(torch.cat(raws, dim) if _is_stack(first) else raws[0], None)
+    return torch.cat([*column], dim) if _is_stack(first) else first
+
+
+def _is_stack(value: Any) -> bool:
+    """Whether it is a tensor, and no number, be it a wrapped one."""
+    return isinstance(value._data if isinstance(value, Tensor) else value, torch.Tensor)
+
+
+def _look(part: Any, dim: int) -> str:
+    """What one entry of a stack is, in words."""
+    kind = "Tensor" if isinstance(part, Tensor) else "torch.Tensor"
+    if _is_stack(part):
+        return f"a {kind} of shape {list(part.shape[dim + 1 :])}"
+    return f"a number in a {kind}" if isinstance(part, Tensor) else "no tensor"
+
+
+def _differ(what: str, first: str, other: str, i: int, dim: int) -> CaptureError:
+    """Says which result differs where."""
+    which = ("step", "member")[dim]
+    return CaptureError(
+        f"results are stacked, and have to be alike for all {which}s; {what} {first} in {which} 0 "
+        f"and {other} in {which} {i}. Return tensors of one shape, or call the function in a loop "
+        "of your own"
+    )
