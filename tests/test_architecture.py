@@ -35,7 +35,7 @@ FLOORS = [
 #: The same of the files in compiling/, as its `__init__.py` lists them.
 COMPILING = [
     ["private"],
-    ["cache", "progress"],
+    ["cache", "memory", "progress"],
     ["streams"],
     ["native"],
     ["unseen", "layout"],

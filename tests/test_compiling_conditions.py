@@ -571,7 +571,7 @@ def test_ensembles_inside_a_compiled_function(interpreted):
 
 
 def test_programs_that_no_call_wants_any_more_are_forgotten(interpreted, monkeypatch):
-    monkeypatch.setattr("tinygrad_ee559.compiling.compiled.KEPT", 2)
+    monkeypatch.setattr("tinygrad_ee559.compiling.compiled.PROGRAMS", 2)
     fast = tg.compile(lambda x: x * 2)
     for size in (1, 2, 3, 4):
         for _ in range(2):

@@ -9,7 +9,7 @@ from torch import fx
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors
-from tinygrad_ee559.compiling import lanes, lowering, private
+from tinygrad_ee559.compiling import lanes, lowering, memory, private
 from tinygrad_ee559.compiling.executable import Artifact
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.native import Native
@@ -129,7 +129,7 @@ def test_which_inputs_are_written():
         return aten.add.Tensor(d, 1)
 
     graph, inputs = captured(change, *(torch.ones(2, 2) for _ in range(4)))
-    assert lowering.written(graph, inputs) == [1, 2]
+    assert memory.written(graph, inputs) == [1, 2]
 
 
 def test_memory_that_another_input_shares():
@@ -139,11 +139,11 @@ def test_memory_that_another_input_shares():
 
     base = torch.zeros(6)
     graph, _ = captured(change, base, base)
-    assert lowering.written(graph, [base[:3], base[3:]]) == [0]
-    assert lowering.written(graph, [base[:3], torch.zeros(3)]) == [0]
+    assert memory.written(graph, [base[:3], base[3:]]) == [0]
+    assert memory.written(graph, [base[:3], torch.zeros(3)]) == [0]
     for other in (base, base[2:], base[::2]):
         with pytest.raises(errors.CaptureError, match="shares memory"):
-            lowering.written(graph, [base[:3], other])
+            memory.written(graph, [base[:3], other])
 
 
 def test_lowered_graphs_change_their_inputs_at_the_end():

@@ -26,8 +26,8 @@ from tinygrad_ee559.errors import CompilerError
 from tinygrad_ee559.private import is_transformed, is_watched, tree_flatten
 from tinygrad_ee559.tensor import Tensor
 
-#: So many programs of one function are kept, those that were made last.
-KEPT = 64
+#: A function has so many programs, those that were made last.
+PROGRAMS = 64
 
 
 class Compiled(Caller):
@@ -127,9 +127,9 @@ class Compiled(Caller):
                     now = entry(args, step)
                     leaves, structure = _flat(now, {})
                     found = self._program(leaves, structure) if hidden else None
-                    if found is not None and not found[0].carries:
-                        program, inputs = found
-                        returned.append(program.loop([s[step:] for s in streams], inputs))
+                    rest = [stream[step:] for stream in streams]
+                    if found is not None and found[0].may_loop(rest, found[1]):
+                        returned.append(found[0].loop(rest, found[1]))
                         break
                     returned.append(joined([as_stack(self(*now))]))  # a copy
             finally:
@@ -162,7 +162,7 @@ class Compiled(Caller):
                 self.programs.insert(0, Program(capture, leaves, structure))
             except CompilerError as error:  # for the next call: this one has done its work
                 self._failure = error
-            del self.programs[KEPT:]
+            del self.programs[PROGRAMS:]
         return capture.returned
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from tinygrad_ee559.compiling import cache, lowering, private
+from tinygrad_ee559.compiling.lanes import NoLanesError
 from tinygrad_ee559.compiling.native import Native, Output, apart, source
 from tinygrad_ee559.compiling.progress import compiling
 
@@ -27,9 +28,11 @@ class Artifact:
 
         Inductor computes equal outputs once, and an output may be an input, so some are copied.
         """
+        with private.literally():
+            found = self._function(*inputs)
         outputs = []
         taken = {t.untyped_storage().data_ptr() for t in inputs}
-        for output in self._function(*inputs):
+        for output in found:
             memory = output.untyped_storage().data_ptr()
             outputs.append(output.clone() if memory in taken else output)
             taken.add(memory)
@@ -113,7 +116,7 @@ def _loaded(found: tuple[str, Any] | None, inputs: int) -> Native | None:
 
 def as_it_is(graph: fx.GraphModule) -> Artifact:
     """The graph operator by operator, where there is next to nothing to compute."""
-    return Artifact(torch.no_grad()(graph.forward))
+    return Artifact(graph.forward)
 
 
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
@@ -123,17 +126,23 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Artifact:
         try:
             return Artifact(private.artifact(graph, inputs))
         except Exception as error:
-            warnings.warn(f"this step is not compiled: {_with_release(error)}", stacklevel=2)
+            warn_of_failure(error)
             return as_it_is(graph)
+
+
+def warn_of_failure(error: Exception) -> None:
+    """Say that a step runs as it is from now on."""
+    warnings.warn(f"this step is not compiled: {_with_release(error)}", stacklevel=3)
 
 
 def _kernels(
     pure: fx.GraphModule, inputs: Sequence[torch.Tensor], lanes: int, parallel: bool
 ) -> private.Kernels | None:
     loops = lowering.in_loops if lanes == 1 else lowering.in_loops_over_lanes
-    graph = loops(pure, inputs)
     try:
-        return private.kernels(graph, parallel)
+        return private.kernels(loops(pure, inputs), parallel)
+    except NoLanesError:
+        raise
     except Exception as error:  # this rests on private parts of torch
         warnings.warn(
             f"this step is compiled the ordinary way, which is slower: {_with_release(error)}",

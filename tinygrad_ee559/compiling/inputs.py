@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from tinygrad_ee559.compiling.capture import Capture, Gradient
-from tinygrad_ee559.compiling.lowering import overlapping
+from tinygrad_ee559.compiling.memory import are_apart, borders, overlapping, reach
 from tinygrad_ee559.compiling.places import Look, Place
 from tinygrad_ee559.tensor import Tensor
 
@@ -29,9 +30,18 @@ class Inputs:
         self._sources = capture.sources
         self._written = written
         self._looks = [Look(tensor) for tensor in capture.inputs]
-        self._known: list[torch.Tensor] = list(capture.inputs)
+        self._reaches = [reach(tensor) for tensor in capture.inputs]
+        #: What was found in places.
+        self._known = [
+            tensor if isinstance(source, Place) else None
+            for source, tensor in zip(capture.sources, capture.inputs)
+        ]
         self.moving = [i for i, source in enumerate(self._sources) if source.__class__ is int]
         self.starts = [tensor.data_ptr() for tensor in capture.inputs]
+        given = [i for i, source in enumerate(self._sources) if isinstance(source, (int, Gradient))]
+        #: What each call gives, and whether that is changed in place.
+        self._given = given
+        self._changes_given = not set(given).isdisjoint(written)
         self._settle()
 
     def fetch(self, arguments: Sequence[Any]) -> list[torch.Tensor] | None:
@@ -80,19 +90,35 @@ class Inputs:
             if overlapping(self._written, found):
                 return False
             self._settle()
-        memories = [_memory(found[i]) for i in self.moving]
-        may_overlap = len(set(memories)) < len(memories) or not self._fixed.isdisjoint(memories)
-        return not (may_overlap and overlapping(self._written, found))
+        return not (self._may_overlap() and overlapping(self._written, found))
+
+    def stay_apart(self, given: Sequence[torch.Tensor]) -> bool:
+        """Whether none of what many steps are given shares memory with what one of them changes.
+
+        Args:
+            given: as `fetch` found it, but for arguments those of all steps.
+        """
+        return overlapping(self._written, given) is None
+
+    def _may_overlap(self) -> bool:
+        """Whether what this call gives shares memory with what the program changes or, where that
+        is changed itself, with anything."""
+        bounds, starts, reaches = self._borders, self.starts, self._reaches
+        if bounds:
+            for i in self._given:
+                start = starts[i]
+                before = bisect_right(bounds, start)
+                if before % 2 or bisect_left(bounds, start + reaches[i]) != before:
+                    return True
+        return self._changes_given and not are_apart(self._extents(self._given))
 
     def _settle(self) -> None:
-        """Note the memories that arguments must not share: of what is changed, or if these are
-        changed themselves, of all."""
-        moving = set(self.moving)
-        all_count = not moving.isdisjoint(self._written)
-        fixed = range(len(self._known)) if all_count else self._written
-        self._fixed = {_memory(self._known[i]) for i in fixed if i not in moving}
+        """Note the memory that what is given must not share."""
+        checked = range(len(self._sources)) if self._changes_given else self._written
+        fixed = [i for i in checked if i not in self._given]
+        self._borders = borders(self._extents(fixed))
         self._settled = True
 
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    def _extents(self, numbers: Iterable[int]) -> list[tuple[int, int]]:
+        """Where inputs begin in memory, and where they end."""
+        return [(self.starts[i], self.starts[i] + self._reaches[i]) for i in numbers]

@@ -12,13 +12,11 @@ from torch import fx
 from tinygrad_ee559.compiling.lanes import widened
 from tinygrad_ee559.compiling.private import (
     PRODUCT_TYPES,
-    declared_arguments,
     decompositions,
     force_strides,
     traced,
 )
 from tinygrad_ee559.compiling.products import is_large, product_of, product_of_lanes, summed
-from tinygrad_ee559.errors import CaptureError
 
 aten = torch.ops.aten
 _PRODUCTS = {"aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"}
@@ -85,47 +83,6 @@ def first_outputs(graph: fx.GraphModule, count: int) -> fx.GraphModule:
     return graph
 
 
-def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
-    """Which inputs a graph changes in place, itself or through views of them.
-
-    Raises:
-        CaptureError: one of them shares memory with another input.
-    """
-    placeholders = graph.graph.find_nodes(op="placeholder")
-    bases: dict[fx.Node, fx.Node] = {node: node for node in placeholders}
-    changed = set()
-    for node in graph.graph.nodes:
-        declarations = declared_arguments(node.target)
-        given = [*zip(node.args, declarations)]
-        given += [(node.kwargs[d.name], d) for d in declarations if d.name in node.kwargs]
-        for argument, declared in given:
-            if declared.alias_info is None:
-                continue
-            for item in argument if isinstance(argument, (list, tuple)) else [argument]:
-                if item in bases:
-                    bases.setdefault(node, bases[item])
-                    if declared.alias_info.is_write:
-                        changed.add(bases[item])
-    found = [i for i, node in enumerate(placeholders) if node in changed]
-    pair = overlapping(found, inputs)
-    if pair is not None:
-        one, other = (list(inputs[i].shape) for i in pair)
-        raise CaptureError(
-            f"a tensor of shape {one} is changed in place, and shares memory with another one, of "
-            f"shape {other}, that is used too; reach both through one tensor, or copy one"
-        )
-    return found
-
-
-def overlapping(written: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple[int, int] | None:
-    """An input that is written, and another one that shares memory with it, if there are any."""
-    for i in written:
-        for j, other in enumerate(inputs):
-            if i != j and _overlap(inputs[i], other):
-                return i, j
-    return None
-
-
 def is_worth_compiling(
     graph: fx.GraphModule, inputs: Sequence[torch.Tensor], written: Sequence[int]
 ) -> bool:
@@ -183,20 +140,6 @@ def _laid_out_once(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors may share memory."""
-    if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
-        return False
-    (start, end), (begin, stop) = map(_extent, (one, other))
-    return start < stop and begin < end
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    first = int(tensor.storage_offset())
-    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
-    return first, first + reach + 1 if tensor.numel() else first
-
-
 # --------------------------------------------------------------------- operators
 
 
@@ -235,11 +178,22 @@ def _each(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _quotients(a: Any, b: Any, c: Any, value: Any = 1) -> Any:
+    return torch.addcdiv(a, b, c, value=value)
+
+
+def _products_added(a: Any, b: Any, c: Any, value: Any = 1) -> Any:
+    return torch.addcmul(a, b, c, value=value)
+
+
 def _foreach_table() -> dict[Any, Callable[..., Any]]:
     """Operators on lists of tensors, with functions that do the same to one after the other."""
+    names = "add", "sub", "mul", "div", "neg", "sqrt", "abs", "exp"
+    functions: dict[str, Callable[..., Any]] = {name: getattr(torch, name) for name in names}
+    functions |= {"addcdiv": _quotients, "addcmul": _products_added}
     return {
-        getattr(operator, overload): _each(getattr(torch, name))
-        for name in ("add", "sub", "mul", "div", "neg", "sqrt", "abs", "exp", "addcmul", "addcdiv")
+        getattr(operator, overload): _each(function)
+        for name, function in functions.items()
         for operator in [getattr(aten, f"_foreach_{name}")]
         for overload in operator.overloads()
         if not overload.endswith("out")

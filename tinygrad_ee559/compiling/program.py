@@ -7,25 +7,34 @@ take turns on the same model.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 
-from tinygrad_ee559.compiling import lowering, private
+from tinygrad_ee559.compiling import lowering, memory, private
 from tinygrad_ee559.compiling.capture import Capture, Effect
 from tinygrad_ee559.compiling.conditions import Conditions
-from tinygrad_ee559.compiling.executable import Artifact, artifact, as_it_is, native_program
+from tinygrad_ee559.compiling.executable import (
+    Artifact,
+    artifact,
+    as_it_is,
+    native_program,
+    warn_of_failure,
+)
 from tinygrad_ee559.compiling.inputs import Inputs
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.places import Place
 from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
 from tinygrad_ee559.compiling.unseen import Gradients
+from tinygrad_ee559.errors import CaptureError, CompilerError
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import lift
 
-#: Of so many runs that did what a program does, the conditions are known.
-KEPT = 8
+#: Under the conditions of so many runs that did what it does, a program may run.
+CONDITIONS = 8
 
 
 class Program:
@@ -41,19 +50,16 @@ class Program:
     def __init__(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         self.conditions: list[Conditions] = []
         self._admitted = 0
-        self._state = capture.state
         self.admit(capture, arguments, structure)
         self.text = capture.text
-        self._written = lowering.written(capture.graph, capture.inputs)
+        self._written = memory.written(capture.graph, capture.inputs)
         self.captured = capture.graph
         self.lowered = capture.graph
         self._executable: Native | Artifact = as_it_is(capture.graph)
         if lowering.is_worth_compiling(capture.graph, capture.inputs, self._written):
             with private.alone():
-                self.lowered = lowering.lowered(capture.graph, capture.inputs)
-                native = native_program(self.lowered, capture.inputs)
-                self._executable = native or artifact(self.lowered, capture.inputs)
-        self._capture = capture
+                self.lowered, self._executable = _compiled(capture.graph, capture.inputs)
+        self._capture = _without_tensors(capture)
         gradients = _new_gradients(capture)
         self._renewed = list(gradients.values())
         self._gradients = None
@@ -77,9 +83,11 @@ class Program:
     def admit(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         """Another run did the same, so the program is right under its conditions too."""
         self._admitted += 1
-        if self._admitted == WATCHED:
-            warn_of_watching(self._state, capture.state)
-        self._state = capture.state
+        if self._admitted == WATCHED - 1:
+            self._before = capture.state
+        elif self._admitted == WATCHED:
+            warn_of_watching(self._before, capture.state)
+            del self._before
         conditions = Conditions(
             capture.state,
             capture.looks,
@@ -92,7 +100,7 @@ class Program:
             structure,
         )
         self.conditions.insert(0, conditions)
-        del self.conditions[KEPT:]
+        del self.conditions[CONDITIONS:]
 
     def inputs(self, arguments: Sequence[Any], structure: Any) -> list[torch.Tensor] | None:
         """The tensors to compute with, None if the program may not run."""
@@ -118,6 +126,11 @@ class Program:
             gradients.leave()
         return self._capture.assembled(outputs, inputs)
 
+    def may_loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> bool:
+        """Whether `loop` does what the steps would do one by one: none finds what an earlier one
+        has replaced, nor is given what one changes."""
+        return not self.carries and self._inputs.stay_apart(self._given(streams, inputs))
+
     def loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns in each of many steps, stacked.
 
@@ -125,10 +138,9 @@ class Program:
             streams: the arguments of all steps, with a first dimension of steps.
             inputs: what the program computes with, for one step.
         """
-        given, last = list(inputs), list(inputs)
+        given, last = self._given(streams, inputs), list(inputs)
         moving = self._inputs.moving
         for i in moving:
-            given[i] = streams[self._capture.sources[i]]
             last[i] = given[i][-1]
         steps = len(streams[0])
         try:
@@ -137,6 +149,13 @@ class Program:
             self._mark_changed(last)
         self._leave(self._capture.effects, (), last, outputs)
         return self._capture.assembled(outputs)
+
+    def _given(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The inputs of many steps: streams in place of arguments."""
+        given = list(inputs)
+        for i in self._inputs.moving:
+            given[i] = streams[self._capture.sources[i]]
+        return given
 
     def _mark_changed(self, inputs: Sequence[torch.Tensor]) -> None:
         private.increment_versions([inputs[i] for i in self._written])
@@ -156,6 +175,29 @@ class Program:
                 effect.place.put(value, effect.wrapped, effect.inside)
         for place, wrapped, i in self._capture.moves:
             place.put(None if i is None else inputs[i], wrapped)
+
+
+def _compiled(
+    graph: fx.GraphModule, inputs: Sequence[torch.Tensor]
+) -> tuple[fx.GraphModule, Native | Artifact]:
+    """A captured graph without changes in place, and what that is compiled to; where torch cannot
+    do without these, the graph as it is."""
+    try:
+        pure = lowering.lowered(graph, inputs)
+        native = native_program(pure, inputs)
+    except (CaptureError, CompilerError):
+        raise
+    except Exception as error:
+        warn_of_failure(error)
+        return graph, as_it_is(graph)
+    return pure, native or artifact(pure, inputs)
+
+
+def _without_tensors(capture: Capture) -> Capture:
+    """A capture without what its run was given, found and returned, which would stay in memory."""
+    kept = copy.copy(capture)
+    del kept.inputs, kept.returned, kept.state
+    return kept
 
 
 def _new_gradients(capture: Capture) -> dict[int, Leaf]:

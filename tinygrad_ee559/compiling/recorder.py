@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.lowering import overlapping
+from tinygrad_ee559.compiling.memory import overlapping
 from tinygrad_ee559.compiling.private import DispatchMode, declared_arguments, increment_versions
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_map

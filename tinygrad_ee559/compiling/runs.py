@@ -17,7 +17,7 @@ PATIENCE = 4
 #: After so many runs of which no two did the same, users should hear of it.
 MANY = 16
 #: A run is compared with so many before it.
-KEPT = 64
+COMPARED = 64
 #: After so many runs that did the same and had to be watched, users should hear of it.
 WATCHED = 32
 
@@ -58,7 +58,7 @@ class Runs:
                 f"{_difference(*list(self._alone)[-2:])}",
                 stacklevel=4,
             )
-        elif len(self._alone) > KEPT:
+        elif len(self._alone) > COMPARED:
             del self._alone[next(iter(self._alone))]
         return capture, False
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling import lowering, private
+from tinygrad_ee559.compiling import lowering, memory, private
 from tinygrad_ee559.compiling.alike import check_alike
 from tinygrad_ee559.compiling.capture import Capture, Effect
 from tinygrad_ee559.compiling.conditions import Conditions
@@ -95,7 +95,7 @@ class Together:
             for s, t in zip(capture.sources, capture.inputs)
             if isinstance(s, int)
         ]
-        self._written = set(lowering.written(capture.graph, capture.inputs))
+        self._written = set(memory.written(capture.graph, capture.inputs))
         if any(isinstance(capture.sources[i], int) for i in self._written):
             raise CaptureError(
                 "the steps of an ensemble change an argument in place, and get parts of stacks; "

@@ -1,0 +1,86 @@
+"""Memory: which inputs a graph changes, and which tensors share memory."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import fx
+
+from tinygrad_ee559.compiling.private import declared_arguments
+from tinygrad_ee559.errors import CaptureError
+
+
+def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
+    """Which inputs a graph changes in place, itself or through views of them.
+
+    Raises:
+        CaptureError: one of them shares memory with another input.
+    """
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    #: For each node the placeholders that it may be views of.
+    bases: dict[fx.Node, set[fx.Node]] = {node: {node} for node in placeholders}
+    changed: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.target is operator.getitem:  # one of several views
+            bases[node] = bases[node.args[0]]
+            continue
+        found = bases.setdefault(node, set())
+        declarations = declared_arguments(node.target)
+        given = [*zip(node.args, declarations)]
+        given += [(node.kwargs[d.name], d) for d in declarations if d.name in node.kwargs]
+        for argument, declared in given:
+            if declared.alias_info is None:
+                continue
+            items: list[fx.Node] = []
+            fx.node.map_arg(argument, items.append)
+            reached = set().union(*(bases[item] for item in items))
+            found |= reached
+            if declared.alias_info.is_write:
+                changed |= reached
+    numbers = [i for i, node in enumerate(placeholders) if node in changed]
+    pair = overlapping(numbers, inputs)
+    if pair is not None:
+        one, other = (list(inputs[i].shape) for i in pair)
+        raise CaptureError(
+            f"a tensor of shape {one} is changed in place, and shares memory with another one, of "
+            f"shape {other}, that is used too; reach both through one tensor, or copy one"
+        )
+    return numbers
+
+
+def overlapping(written: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple[int, int] | None:
+    """An input that is written, and another one that shares memory with it, if there are any."""
+    extents = [(t.data_ptr(), t.data_ptr() + reach(t)) for t in inputs]
+    for i in written:
+        start, end = extents[i]
+        for j, (begin, stop) in enumerate(extents):
+            if i != j and max(start, begin) < min(end, stop):
+                return i, j
+    return None
+
+
+def reach(tensor: torch.Tensor) -> int:
+    """How many bytes there are from a tensor's first number to the end of its last."""
+    if not tensor.numel():
+        return 0
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+    return int(last + 1) * tensor.itemsize
+
+
+def borders(extents: Iterable[tuple[int, int]]) -> list[int]:
+    """Where memory begins and ends that is in any of these, by turns."""
+    merged: list[int] = []
+    for start, end in sorted(extents):
+        if merged and start <= merged[-1]:
+            merged[-1] = max(merged[-1], end)
+        elif start < end:
+            merged += start, end
+    return merged
+
+
+def are_apart(extents: Iterable[tuple[int, int]]) -> bool:
+    """Whether no two share memory."""
+    return all(one[1] <= other[0] for one, other in pairwise(sorted(extents)))
