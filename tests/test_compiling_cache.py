@@ -227,3 +227,20 @@ def test_progress_is_shown_on_terminals_only(folder, capfd, monkeypatch, termina
     out, err = capfd.readouterr()
     assert out == "" and bool(re.search(r"compiling \d+ operators", err)) == terminal
     assert terminal or err == ""
+
+
+def test_random_numbers_of_python_are_left_alone(tmp_path):
+    """None is used up, nor does one come twice in other threads that draw meanwhile."""
+    script = """
+        import random, sys, torch
+        import tinygrad_ee559 as tg
+        random.seed(0)
+        before = random.getstate()
+        random.setstate = None
+        compiled = tg.compile(lambda x: (x * 3.75).exp().sum())
+        for _ in range(3):
+            compiled(torch.ones(3))
+        print(compiled.programs[0].kind, "rich.style" in sys.modules, random.getstate() == before)
+    """
+    result = run(tmp_path / "home", script)
+    assert result.stdout == "native True True\n", result.stderr

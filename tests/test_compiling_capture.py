@@ -6,7 +6,9 @@ All of it with programs that are interpreted, as this is not about what compiler
 import functools
 import inspect
 import threading
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -721,6 +723,90 @@ def test_indices_that_are_integers():
     assert len(compiled.programs) == 1
 
 
+def test_parts_at_numbers():
+    compiled = tg.compile(lambda x: [*torch.tensor_split(x, 2), *torch.tensor_split(x, [1, 2])])
+    for result in repeated(compiled, torch.arange(4.0)):
+        assert values(result) == [[0, 1], [2, 3], [0], [1], [2, 3]]
+
+
+def test_random_numbers_that_other_threads_draw():
+    """A thread that loads data draws numbers whenever it likes."""
+
+    def elsewhere():
+        other = threading.Thread(target=torch.rand, args=(10,))
+        other.start()
+        other.join()
+
+    w = tg.Tensor(torch.ones(3), requires_grad=True)
+
+    def drawing(x):
+        y = F.dropout(tg.Tensor(x), 0.5)
+        elsewhere()
+        return y + torch.rand(3)
+
+    def recomputing(x):
+        w.grad = None
+        loss = tg.checkpoint(lambda w: (w * x).sum(), w)
+        elsewhere()
+        loss.backward()
+        return loss
+
+    def forking(x):
+        with torch.random.fork_rng(devices=[]):
+            elsewhere()
+        return torch.rand(3) + x
+
+    for function in (lambda x: (elsewhere(), x * 2)[1], drawing, recomputing, forking):
+        compiled = tg.compile(function)
+        repeated(compiled, torch.ones(3))
+        assert len(compiled.programs) == 1
+
+
+def state_from_outside(x):
+    torch.set_rng_state(STATE)
+    return x + torch.rand(3)
+
+
+def drawn_again(x):
+    state = torch.get_rng_state()
+    y = torch.rand(3)
+    torch.set_rng_state(state)
+    return x + y
+
+
+def seeded_at_the_end(x):
+    y = torch.rand(3)
+    torch.manual_seed(0)
+    return x + y
+
+
+def seeded_by_a_method(x):
+    torch.default_generator.manual_seed(5)
+    return x + torch.rand(3)
+
+
+def drawn_again_by_torchs(x):
+    from torch.utils.checkpoint import checkpoint
+
+    x = x.clone().requires_grad_()
+    checkpoint(F.dropout, x, use_reentrant=False).sum().backward()
+    return x.grad
+
+
+STATE = torch.get_rng_state()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [state_from_outside, drawn_again, seeded_at_the_end, seeded_by_a_method, drawn_again_by_torchs],
+    ids=lambda function: function.__name__,
+)
+def test_random_numbers_whose_state_is_set(function):
+    torch.manual_seed(0)
+    with pytest.raises(errors.CaptureError, match="the state of torch's random numbers was set"):
+        tg.compile(function)(torch.ones(3))
+
+
 # ------------------------------------------------------------------ what is an error
 
 
@@ -771,6 +857,14 @@ def nonzero(x):
     return torch.nonzero(tg.Tensor(x))
 
 
+def split_at_tensor(x):
+    return torch.tensor_split(x, torch.tensor([1, 2]))[0]
+
+
+def split_at_named_tensor(x):
+    return tg.Tensor(x).tensor_split(tensor_indices_or_sections=torch.tensor([1, 2]))[0]
+
+
 def equal(x):
     return x if torch.equal(x, x * 2) else x * 2
 
@@ -779,7 +873,7 @@ def equal(x):
     "function",
     [
         if_positive, item, item_of_torchs, as_float, printed, formatted, as_list, as_numpy, masked,
-        masked_torchs, nonzero, equal,
+        masked_torchs, nonzero, split_at_tensor, split_at_named_tensor, equal,
     ],
     ids=lambda function: function.__name__,
 )  # fmt: skip
@@ -917,3 +1011,168 @@ def test_memory_that_is_reached_in_two_ways_is_an_error():
     compiled = tg.compile(function)
     with pytest.raises(errors.CaptureError, match=r"\[3\] is changed.*another one, of shape \[6\]"):
         repeated(compiled, torch.ones(3))
+
+
+def test_two_memories_of_torch_s_over_one_array():
+    """Storages differ, bytes do not."""
+    array = np.zeros(6, dtype=np.float32)
+    state, part, apart = map(torch.from_numpy, (array[:4], array[1:4], array[4:]))
+
+    def function(x, other):
+        state.add_(x)
+        return other.sum()
+
+    with pytest.raises(errors.CaptureError, match=r"\[4\] is changed.*another one, of shape \[3\]"):
+        repeated(tg.compile(lambda x: function(x, part)), torch.ones(1))
+    compiled = tg.compile(function)
+    assert values(repeated(compiled, torch.ones(1), apart)) == [0] * 4
+    assert compiled(torch.ones(1), torch.from_numpy(array[2:4])).item() == 14
+    assert len(compiled.programs) == 1
+
+
+def test_memory_of_tensors_with_numbers_of_two_sizes():
+    complex_numbers = torch.zeros(4, dtype=torch.complex64)
+    part = torch.view_as_real(complex_numbers)[2:]
+
+    def function(x):
+        part.add_(x)
+        return complex_numbers.abs().sum()
+
+    with pytest.raises(errors.CaptureError, match=r"\[2, 2\] is changed.*of shape \[4\]"):
+        repeated(tg.compile(function), torch.ones(1))
+
+
+def test_a_later_step_of_a_loop_that_is_given_what_steps_change():
+    def run(compiled):
+        memory = torch.zeros(10, 3)
+        window = memory[5]
+
+        def function(x):
+            window.add_(1)
+            return (x * 2).sum()
+
+        if not compiled:
+            return [function(x).item() for x in memory]
+        fast = tg.compile(function)
+        repeated(fast, torch.zeros(3))
+        memory.zero_()
+        return fast.loop(memory).tolist()
+
+    assert run(compiled=True) == run(compiled=False)
+
+
+def test_memory_given_by_arguments_that_are_changed():
+    def function(x, y, z):
+        x.add_(1)
+        return y + z
+
+    compiled = tg.compile(function)
+    repeated(compiled, *(torch.zeros(2) for _ in range(3)))
+    base = torch.zeros(6)
+    x, y, z = base[:2], base[2:4], base[4:]
+    assert compiled(x, y, z).tolist() == [0, 0] and len(compiled.programs) == 1
+    assert compiled(x, y, base[1:3]).tolist() == [2, 0]
+    assert compiled(x, base[1:3], z).tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        lambda t: t.chunk(2), lambda t: t.split(2), lambda t: t.view(2, 2).unbind(),
+        lambda t: [part[:] for part in t.chunk(2)], lambda t: torch.hsplit(t, 2),
+    ],
+    ids=["chunk", "split", "unbind", "views of views", "hsplit"],
+)  # fmt: skip
+def test_changes_of_one_of_several_views(views):
+    kept, other = torch.zeros(4), torch.zeros(4)
+
+    def function(x):
+        first, second = views(kept)
+        torch._foreach_add_([first, other], [x, torch.ones(4)])
+        second.add_(first)
+        return x.sum()
+
+    compiled = tg.compile(function)
+    repeated(compiled, torch.ones(2))
+    assert kept.tolist() == [4, 4, 10, 10] and other.tolist() == [4] * 4
+    w = tg.Tensor(torch.ones(4), requires_grad=True)
+    for changed in (kept, other):
+        loss = (w * tg.Tensor(changed)).sum()
+        compiled(torch.ones(2))
+        with pytest.raises(errors.ChangedInPlaceError):
+            loss.backward()
+    assert len(compiled.programs) == 1
+    before = kept.tolist()
+    compiled(kept[:2])  # which the step changes
+    assert kept.tolist()[:2] == [2 * number for number in before[:2]]
+
+
+@pytest.mark.parametrize("scalars", [(), (3.0,), ([2.0, 5.0],)], ids=["none", "one", "each"])
+@pytest.mark.parametrize("name", ["_foreach_addcdiv_", "_foreach_addcmul_"])
+def test_operators_on_lists_with_numbers(name, scalars):
+    def function(kept):
+        others = [[t * 2 for t in kept], [t * 3 + 1 for t in kept]]
+        return lambda x: (getattr(torch, name)(kept, *others, *scalars), x * 2)[1]
+
+    ours, theirs = ([torch.ones(3), torch.full((2,), 4.0)] for _ in range(2))
+    compiled, eager = tg.compile(function(ours)), function(theirs)
+    for _ in range(4):
+        compiled(torch.ones(1))
+        eager(torch.ones(1))
+        close(ours, theirs)
+
+
+# ------------------------------------------------------------------------- autocast
+
+
+def test_autocast_is_not_applied_to_what_was_taken_out_of_it():
+    """Those that are captured, lowered and run are the operators after it."""
+    ones = torch.ones(3, 3)
+    exact = 1 + 2.0**-10  # which is no number in half the bits
+
+    def function(x):
+        with torch.autocast("cpu", enabled=False):
+            out = x @ ones
+        return out, x @ ones
+
+    for model in (function, lambda x: function(x) + (F.dropout(x, 0.5),)):  # native, and not
+        compiled = tg.compile(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for _ in range(4):
+                out, inside = compiled(torch.full((2, 3), exact))[:2]
+                assert out.dtype == torch.float32 and inside.dtype == torch.bfloat16
+                assert out.unique().tolist() == [3 * exact] and inside.unique().tolist() == [3]
+        assert len(compiled.programs) == 1
+
+
+# ---------------------------------------------------------- what cannot be lowered
+
+
+def test_steps_that_torch_cannot_lower_run_as_they_are():
+    parameters = [torch.ones(3), torch.ones(2)]
+    options = {"weight_decay": 0.0, "momentum": 0.0, "lr": 0.5, "dampening": 0.0}
+    flags = {"nesterov": False, "maximize": False, "is_first_step": False}
+
+    def function(x):
+        torch._fused_sgd_(parameters, [p * 1 for p in parameters], [], **options, **flags)
+        return parameters[0] * x
+
+    compiled = tg.compile(function)
+    with pytest.warns(UserWarning, match=r"this step is not compiled: .*_fused_sgd_.*report this"):
+        results = values(repeated(compiled, torch.ones(1), times=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results += values(repeated(compiled, torch.ones(1), times=2))
+        results += compiled.loop(torch.ones(2, 1)).tolist()
+    assert results == [[0.5**i] * 3 for i in range(1, 7)]
+    assert len(compiled.programs) == 1
+
+
+@pytest.mark.parametrize("error", [errors.CaptureError, errors.CompilerError])
+def test_errors_that_say_what_to_do_are_raised(monkeypatch, error):
+    def fail(graph, inputs):
+        raise error("what to do")
+
+    monkeypatch.setattr("tinygrad_ee559.compiling.lowering.lowered", fail)
+    with pytest.raises(error, match="what to do"):
+        repeated(tg.compile(lambda x: x * 2), torch.ones(1))

@@ -7,6 +7,7 @@ A failure here names what a new release of torch has changed; `private.py` is th
 import ast
 import ctypes
 import importlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ OF_OPERATORS = {"_can_decompose", "_schema"}
 #: What compiling/private.py uses. Where it fails, steps are compiled the ordinary way, or not.
 COMPILING = {
     "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch._C._DisableAutocast",
     "torch._C._dynamo.guards._empty_strided_cpu",
     "torch._C._is_any_autocast_enabled",
     "torch._dynamo.convert_frame.compile_lock",
@@ -67,6 +69,7 @@ HIDDEN = {
     "torch._inductor.exc.CppCompileError",
     "torch._inductor.exc.InvalidCxxCompiler",
     "torch._inductor.inductor_prims.force_stride_order",
+    "torch.random.default_generator",
 }
 #: What other files use: names that are as stable as public ones, and known to many programs. All
 #: operators are public too, under torch.ops.aten, where an underscore begins the names of many.
@@ -504,6 +507,36 @@ def test_increment_versions(compiling_parts):
     x, y = torch.ones(2), torch.ones(2)
     compiling_parts.increment_versions([x, y])
     assert (x._version, y._version) == (1, 1), changed("increment_version")
+
+
+def test_disable_autocast(compiling_parts):
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with compiling_parts.literally():
+            assert (x @ x).dtype == torch.float32, changed("_DisableAutocast")
+            assert not torch.is_grad_enabled()
+        assert (x @ x).dtype == torch.bfloat16
+
+
+def test_functions_of_torch_ask_a_generator_that_can_be_heard(compiling_parts):
+    heard = []
+    names = "get_state", "set_state", "manual_seed", "seed"
+    hearing = {name: lambda *args, name=name: heard.append((name, args)) for name in names}
+    generator = torch.random.default_generator
+    with torch.random.fork_rng(devices=[]):
+        with compiling_parts.hearing_of_random_states(**hearing):
+            state = torch.get_rng_state()
+            torch.set_rng_state(state)
+            torch.manual_seed(3)
+            seed = torch.seed()
+            other = threading.Thread(target=torch.get_rng_state)
+            other.start()
+            other.join()
+            assert torch.initial_seed() == generator.initial_seed() == seed
+        torch.manual_seed(4)
+    assert [name for name, _ in heard] == [*names], changed("default_generator")
+    assert heard[0][1][0] is heard[1][1][0] is state, changed("default_generator")
+    assert torch.random.default_generator is generator is torch.default_generator
 
 
 def test_declared_arguments_say_what_is_shared_and_written(compiling_parts):

@@ -8,9 +8,9 @@ if that fails, as it may with another release of torch, `artifact` is the way ba
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -88,15 +88,66 @@ def increment_versions(tensors: Iterable[torch.Tensor]) -> None:
 @contextmanager
 def alone() -> Iterator[None]:
     """Inside, no other thread traces or compiles, be it for us or for torch.compile, as both patch
-    parts of torch meanwhile; and Python's random numbers are not used up."""
+    parts of torch meanwhile."""
     from torch._dynamo.convert_frame import compile_lock
 
     with compile_lock:
-        numbers = random.getstate()
-        try:
-            yield
-        finally:
-            random.setstate(numbers)
+        yield
+
+
+@contextmanager
+def literally() -> Iterator[None]:
+    """Inside, operators do what they say and no more: what gradients and autocast add to them was
+    captured with them."""
+    with torch.no_grad(), torch._C._DisableAutocast():
+        yield
+
+
+class _Generator:
+    """Torch's random numbers, and for each thread who is to hear how it sets their state."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.hearing = threading.local()
+
+    def __getattr__(self, name: str) -> Any:
+        heard = getattr(self.hearing, name, None)
+        method = getattr(self.generator, name)
+        if heard is None:
+            return method
+
+        def call(*args: Any) -> Any:
+            result = method(*args)
+            heard(*args, result)
+            return result
+
+        return call
+
+
+_random: Any = torch.random  # whose functions take the generator from there
+_generator = _Generator(torch.default_generator)
+_lock = threading.Lock()
+_hearing = 0
+
+
+@contextmanager
+def hearing_of_random_states(**heard: Callable[..., None]) -> Iterator[None]:
+    """Inside, these functions are called after the methods of the same names of torch's generator,
+    with the arguments and the result, if this thread calls them through functions of torch's."""
+    global _hearing
+
+    with _lock:
+        _hearing += 1
+        _random.default_generator = _generator
+    vars(_generator.hearing).update(heard)
+    try:
+        yield
+    finally:
+        vars(_generator.hearing).clear()
+        with _lock:
+            _hearing -= 1
+            if not _hearing:
+                _random.default_generator = _generator.generator
 
 
 def declared_arguments(operator: Any) -> Sequence[Any]:
@@ -111,7 +162,7 @@ def traced(
     """The graph of a function of tensors, with operators replaced as `table` says."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.no_grad():
+    with literally():
         graph = make_fx(function, decomposition_table=table, tracing_mode="fake")(*inputs)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -246,7 +297,7 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
         mock.patch.object(AsyncCompile, "cpp_pybinding", note),
         config.patch(_OPTIONS | _in_order() | (_PARALLEL if parallel else {})),
         tracing(TracingContext(fakes[0].fake_mode)),
-        torch.no_grad(),
+        literally(),
     ):
         compiled: Any = compile_fx_inner(graph, fakes)
         if compiled.constants:
@@ -317,5 +368,5 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[
     """The graph compiled by Inductor, as a function of its inputs."""
     from torch._inductor import config, standalone_compile
 
-    with config.patch(_MACHINE | _in_order()), torch.no_grad():
+    with config.patch(_MACHINE | _in_order()), literally():
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")

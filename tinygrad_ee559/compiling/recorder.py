@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ import torch
 from torch import fx
 
 from tinygrad_ee559.compiling.memory import overlapping
-from tinygrad_ee559.compiling.private import DispatchMode, declared_arguments, increment_versions
+from tinygrad_ee559.compiling.private import (
+    DispatchMode,
+    declared_arguments,
+    hearing_of_random_states,
+    increment_versions,
+)
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_map
 from tinygrad_ee559.tensor import Tensor
@@ -37,6 +42,8 @@ _FILLING = {
     torch.asarray: "torch.asarray",
     torch.Tensor.new_tensor: "new_tensor",
 }
+#: Read where to split a tensor, without an operator, if a tensor says so.
+_SPLITTING = {torch.tensor_split, torch.Tensor.tensor_split}
 #: Read a tensor's memory without an operator.
 _READING = {
     torch.Tensor.tolist: "tolist",
@@ -62,9 +69,57 @@ class NoReading(torch.overrides.TorchFunctionMode):
                 "assigned, which no operator does and programs cannot; change the tensor with "
                 "copy_, or put a new tensor in its place"
             )
+        if function in _SPLITTING and _splits_at_tensors(*args, **(kwargs or {})):
+            raise _asks_for_values("tensor_split at indices in a tensor")
         if function in _FILLING and any(map(_holds_tensors, args)):
             raise _asks_for_values(f"{_FILLING[function]} of a list; torch.stack needs none")
         return function(*args, **(kwargs or {}))
+
+
+class _Randomness:
+    """Whether a run draws torch's random numbers one after the other.
+
+    What counts is which numbers it has drawn when it asks for the state, and sets it back to that;
+    other threads may draw between.
+    """
+
+    def __init__(self) -> None:
+        self._drawn = 0
+        #: So many were drawn before those that come next; None if these have nothing to do with it.
+        self._position: int | None = 0
+        self._states: dict[int, tuple[torch.Tensor, int | None]] = {}
+        self._seed = torch.initial_seed()
+
+    def heard(self) -> AbstractContextManager[None]:
+        """Inside, it hears of states."""
+        return hearing_of_random_states(
+            get_state=self._get, set_state=self._set, manual_seed=self._reset, seed=self._reset
+        )
+
+    def draw(self) -> None:
+        """Note that a number is about to be drawn."""
+        self.check()
+        self._drawn += 1
+        self._position = self._drawn
+
+    def check(self) -> None:
+        """Raise an error if the state was set."""
+        by_method = self._drawn and torch.initial_seed() != self._seed
+        if self._position != self._drawn or by_method:
+            raise CaptureError(
+                f"{_place_of_user()}the state of torch's random numbers was set, which cannot be "
+                "part of a program; set seeds outside of the compiled function, and have no "
+                "function in a checkpoint that draws random numbers"
+            )
+
+    def _get(self, state: torch.Tensor) -> None:
+        self._states[id(state)] = state, self._position
+
+    def _set(self, state: torch.Tensor, _result: Any) -> None:
+        self._position = self._states.get(id(state), (state, None))[1]
+
+    def _reset(self, *_: Any) -> None:
+        self._position = None
 
 
 class Recorder(DispatchMode):  # type: ignore[misc]
@@ -82,7 +137,16 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[torch.Tensor] = []  # an id is that of a tensor as long as it lives
         self._first: fx.Node | None = None
-        self._random = torch.get_rng_state()
+        self._randomness = _Randomness()
+
+    def __enter__(self) -> Any:
+        self._hearing = self._randomness.heard()
+        self._hearing.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._hearing.__exit__(*error)
 
     def node_of(self, tensor: torch.Tensor) -> fx.Node:
         """The node that made a tensor; a new input if none did."""
@@ -110,12 +174,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
 
     def check_random_state(self) -> None:
         """Raise an error if random numbers were not drawn one after the other."""
-        if not torch.equal(torch.get_rng_state(), self._random):
-            raise CaptureError(
-                f"{_place_of_user()}the state of torch's random numbers was set, which cannot be "
-                "part of a program; set seeds outside of the compiled function, and have no "
-                "function in a checkpoint that draws random numbers"
-            )
+        self._randomness.check()
 
     def _know(self, tensor: torch.Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
@@ -156,13 +215,10 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         if function in _CONSTANTS and id(args[0]) not in self._nodes:
             return self._copied(function(*args, **kwargs))
         given, named = tree_map(partial(self._node_or_value, function), (args, kwargs))
-        draws = torch.Tag.nondeterministic_seeded in function.tags
-        if draws:
-            self.check_random_state()
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            self._randomness.draw()
         with _counting_changes(function, args, kwargs), _checking_changes(function, args, kwargs):
             out = function(*args, **kwargs)
-        if draws:
-            self._random = torch.get_rng_state()
         node = self._call(function, given, named)
         if isinstance(out, torch.Tensor):
             if id(out) not in self._nodes:  # else it was changed in place
@@ -251,6 +307,10 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(
         isinstance(item, (Tensor, torch.Tensor)) or _holds_tensors(item) for item in value
     )
+
+
+def _splits_at_tensors(input: Any, *args: Any, **kwargs: Any) -> bool:
+    return any(isinstance(value, (Tensor, torch.Tensor)) for value in (*args, *kwargs.values()))
 
 
 def _by_integers(function: Any, args: Any) -> bool:
