@@ -244,3 +244,13 @@ def test_random_numbers_of_python_are_left_alone(tmp_path):
     """
     result = run(tmp_path / "home", script)
     assert result.stdout == "native True True\n", result.stderr
+
+
+def test_nothing_is_left_behind_by_who_is_interrupted(folder, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache.store("name", __file__, "", {})
+    assert [*cache.directory().iterdir()] == []

@@ -4,9 +4,11 @@ All of it with programs that are interpreted, as this is not about what compiler
 """
 
 import functools
+import gc
 import inspect
 import threading
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -176,6 +178,41 @@ def test_a_function_that_never_does_the_same_twice_is_heard_of():
                 training.optimizer.param_groups[0]["lr"] = 0.05 / (i + 1)
             pair.train(1)
     assert pair.programs == 0
+
+
+def test_tensors_that_are_replaced_in_each_call_are_named():
+    w = torch.zeros(3)
+    batches = iter(torch.ones(20, 3).unbind())
+
+    def replacing(x):
+        nonlocal w
+        w = w + x
+        return w.sum()
+
+    def reading(x):
+        return next(batches) * x
+
+    class Holding:
+        """Another one in each call."""
+
+        def __init__(self):
+            self.w = tg.Tensor(torch.ones(3), requires_grad=True)
+
+    holding = Holding()
+
+    def resetting(x):
+        (holding.w * x).sum().backward()
+        holding.__init__()
+
+    for function, message in [
+        (resetting, r"holding\.w is another tensor in each call; change it in place"),
+        (reading, r"It gets another tensor in each call, torch\.float32 \[3\] \(1,\), from where"),
+    ]:
+        with pytest.warns(UserWarning, match=message):
+            repeated(tg.compile(function), torch.ones(3), times=17)
+    assert values(repeated(tg.compile(replacing), torch.ones(1), times=17)) == [
+        3 * i for i in range(1, 18)
+    ]
 
 
 def no_gradients(training):
@@ -853,6 +890,10 @@ def masked_torchs(x):
     return x[x > 0]
 
 
+def masked_by_bytes(x):
+    return x[x.to(torch.uint8)]
+
+
 def nonzero(x):
     return torch.nonzero(tg.Tensor(x))
 
@@ -873,7 +914,7 @@ def equal(x):
     "function",
     [
         if_positive, item, item_of_torchs, as_float, printed, formatted, as_list, as_numpy, masked,
-        masked_torchs, nonzero, split_at_tensor, split_at_named_tensor, equal,
+        masked_torchs, masked_by_bytes, nonzero, split_at_tensor, split_at_named_tensor, equal,
     ],
     ids=lambda function: function.__name__,
 )  # fmt: skip
@@ -969,6 +1010,24 @@ def test_gradients_of_numbers_are_side_effects():
     with pytest.raises(errors.CaptureError, match=r"w\.grad \(\d+"):
         for calls in range(1, 10):
             assert compiled().item() == 9 and w.grad.item() == 6 * calls
+
+
+def test_runs_with_side_effects_do_not_tell_when_a_program_may_run():
+    holder = Holder(toggling=False, on=False)
+
+    def function(x):
+        if holder.toggling:
+            holder.on = not holder.on
+        return x * 2
+
+    compiled = tg.compile(function)
+    repeated(compiled, torch.ones(1))
+    holder.toggling = True
+    found = []
+    for _ in range(3):
+        compiled(torch.ones(1))
+        found.append(holder.on)
+    assert found == [True, False, True] and len(compiled.programs) == 1
 
 
 def test_side_effects_that_end_are_none():
@@ -1176,3 +1235,44 @@ def test_errors_that_say_what_to_do_are_raised(monkeypatch, error):
     monkeypatch.setattr("tinygrad_ee559.compiling.lowering.lowered", fail)
     with pytest.raises(error, match="what to do"):
         repeated(tg.compile(lambda x: x * 2), torch.ones(1))
+
+
+def test_what_a_call_is_given_and_returns_does_not_stay_in_memory():
+    training = Training()
+    holder = Holder(last=torch.zeros(2))
+
+    def function(x, y, w):
+        loss = training.step(x, y)
+        (w * w).sum().backward()
+        holder.last = x[0] * 2
+        return loss, x * 2
+
+    compiled = tg.compile(function)
+    alive = []
+    for seed in range(6):
+        x, y = data(seed=seed)
+        w = tg.Tensor(torch.ones(3), requires_grad=True)
+        results = compiled(x, y, w)
+        alive += map(weakref.ref, (x, y, w.data, w, w.grad, holder.last, *results))
+    assert len(compiled.programs) == 1
+    del x, y, w, results
+    gc.collect()
+    assert [i for i, reference in enumerate(alive[:-8]) if reference() is not None] == []
+
+
+def test_loops_in_inference_mode():
+    total = torch.zeros(3)
+
+    def function(x):
+        total.add_(x.mul_(2).sum(0))
+        return x.sum()
+
+    compiled = tg.compile(function)
+    with torch.inference_mode():
+        for times in (1, 2, 3):
+            stream = torch.ones(5, 3, 4).mT
+            assert compiled.loop(stream).tolist() == [24] * 5
+            assert stream.unique().tolist() == [2] and total.tolist() == [40 * times] * 3
+            untouched = torch.ones(5, 3, 4).mT
+            assert tg.compile(torch.sin).loop(untouched).shape == (5, 4, 3)
+    assert len(compiled.programs) == 1

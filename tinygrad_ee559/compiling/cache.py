@@ -66,6 +66,8 @@ def store(name: str, library: str, source: str, description: dict[str, Any]) -> 
         (folder / "program.json").write_text(json.dumps(found))
         folder.rename(target)
     except OSError:  # another process was quicker, or the disk is full
+        pass
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -7,6 +7,7 @@ if that fails, as it may with another release of torch, `artifact` is the way ba
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -286,11 +287,7 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
 
     def note(_self: Any, argument_types: list[str], source: str) -> Callable[..., None]:
         name = f"kernel{len(sources)}"
-        # Flattened: a tile is transposed in registers only where that is inlined.
-        source = source.replace(_INCLUDE, "").replace('extern "C"', "[[gnu::flatten]] static")
-        if "TORCH_CHECK" in source:  # throws exceptions, which must not leave a thread
-            source = re.sub(r"#pragma omp.*", "", source)
-        sources.append(re.sub(r"\bkernel\(", f"{name}(", source, count=1))
+        sources.append(_renamed(source, name))
         return lambda *args: noted.append((name, argument_types, args, []))
 
     with (
@@ -310,6 +307,25 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
             return None
     if not all(isinstance(a, torch.Tensor) for _, _, args, _ in noted for a in args):
         return None
+    return _with_memories(sources, noted, inputs, outputs)
+
+
+def _renamed(source: str, name: str) -> str:
+    """One of Inductor's functions, to stand in one file with others."""
+    # Flattened: a tile is transposed in registers only where that is inlined.
+    source = source.replace(_INCLUDE, "").replace('extern "C"', "[[gnu::flatten]] static")
+    if "TORCH_CHECK" in source:  # throws exceptions, which must not leave a thread
+        source = re.sub(r"#pragma omp.*", "", source)
+    return re.sub(r"\bkernel\(", f"{name}(", source, count=1)
+
+
+def _with_memories(
+    sources: list[str],
+    noted: Sequence[_Noted],
+    inputs: Sequence[torch.Tensor],
+    outputs: Sequence[torch.Tensor],
+) -> Kernels:
+    """The functions, with numbers of memories in place of the tensors that they were handed."""
     memories = {t.untyped_storage().data_ptr(): i for i, t in enumerate(inputs)}
     rooms: list[int] = []
 
@@ -368,5 +384,21 @@ def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[
     """The graph compiled by Inductor, as a function of its inputs."""
     from torch._inductor import config, standalone_compile
 
-    with config.patch(_MACHINE | _in_order()), literally():
+    patch = config.patch(_MACHINE | _in_order())
+    with patch, literally(), _unsaid("standalone_compile", "cannot save"):
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
+
+
+@contextmanager
+def _unsaid(file: str, message: str) -> Iterator[None]:
+    """Inside, a file of Inductor's does not say this, which says nothing to users."""
+
+    def says_else(record: logging.LogRecord) -> bool:
+        return message not in str(record.msg)
+
+    logger = logging.getLogger(f"torch._inductor.{file}")
+    logger.addFilter(says_else)
+    try:
+        yield
+    finally:
+        logger.removeFilter(says_else)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Collection
 from typing import Any
@@ -20,6 +21,9 @@ MANY = 16
 COMPARED = 64
 #: After so many runs that did the same and had to be watched, users should hear of it.
 WATCHED = 32
+
+#: How a tensor is described that is known by where it is kept, or by itself.
+_WHERE = re.compile(r"(?:(?P<path>.+) of|tensor) \d+(?: at \d+)? (?P<look>torch\..+)")
 
 
 class Runs:
@@ -82,6 +86,18 @@ def counted(programs: Collection[Any]) -> str:
 def _difference(one: str, other: str) -> str:
     """Where two runs part."""
     for a, b in zip(one.splitlines(), other.splitlines()):
-        if a != b:
-            return f"The last two part here: {a.strip()}, and then {b.strip()}"
+        if a == b:
+            continue
+        now, before = map(_WHERE.fullmatch, (b, a))
+        if now and before and now["look"] == before["look"] and now["path"] == before["path"]:
+            if now["path"] is None:
+                return (
+                    f"It gets another tensor in each call, {now['look']}, from where its variables "
+                    "do not lead; pass it as an argument"
+                )
+            return (
+                f"{now['path']} is another tensor in each call; change it in place, as an "
+                "optimizer does"
+            )
+        return f"The last two part here: {a.strip()}, and then {b.strip()}"
     return "One of the last two did more than the other"
