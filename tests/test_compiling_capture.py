@@ -1162,8 +1162,9 @@ def test_changes_of_one_of_several_views(views):
             loss.backward()
     assert len(compiled.programs) == 1
     before = kept.tolist()
-    compiled(kept[:2])  # which the step changes
-    assert kept.tolist()[:2] == [2 * number for number in before[:2]]
+    twice = [2 * number for number in before[:2]]
+    assert compiled(kept[:2]).item() == sum(twice)  # which the step changes
+    assert kept.tolist()[:2] == twice
 
 
 @pytest.mark.parametrize("scalars", [(), (3.0,), ([2.0, 5.0],)], ids=["none", "one", "each"])

@@ -4,9 +4,20 @@ import ctypes
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import LAYOUTS, Training, interpreted, laid_out, own_cache, same_training, threads
+from steps import (
+    LAYOUTS,
+    Training,
+    close,
+    data,
+    interpreted,
+    laid_out,
+    own_cache,
+    same_training,
+    threads,
+)
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import nn
@@ -110,3 +121,134 @@ def test_products_of_integers(interpreted, dtype, multiply):
     for _ in range(3):
         found = compiled(a, b)
     assert found.dtype == dtype and torch.equal(found, multiply(a, b))
+
+
+# ------------------------------------------------------------ how results are laid out
+
+
+def transposed(linear, x):
+    steps, batch, size = x.shape
+    inner = linear(x).transpose(0, 1).contiguous()
+    return linear(inner.view(steps * batch, size)).view(steps, 2 * batch, size // 2)
+
+
+def heads(linear, x):
+    """As in torch.nn.MultiheadAttention."""
+    steps, batch, size = x.shape
+    q = linear(x).view(steps, 2 * batch, size // 2).transpose(0, 1)
+    attended = torch.bmm(q, q.transpose(1, 2)).softmax(-1) @ q
+    return linear(attended.transpose(0, 1).contiguous().view(steps * batch, size))
+
+
+def packed(linear, x):
+    steps, batch, size = x.shape
+    y = linear(x).view(steps, batch, 2, size // 2).permute(2, 0, 1, 3).contiguous()
+    return y[0].view(steps, -1) * y[1].view(steps, -1)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [transposed, packed, pytest.param(heads, marks=pytest.mark.slow)],
+    ids=lambda forward: forward.__name__,
+)
+def test_views_of_what_was_transposed(forward):
+    def make():
+        torch.manual_seed(0)
+        linear = nn.Linear(8, 8)
+        optimizer = tg.optim.SGD(linear.parameters(), lr=0.1)
+
+        def step(x):
+            optimizer.zero_grad()
+            loss = forward(linear, tg.Tensor(x)).pow(2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return linear, step
+
+    (ours, step), (theirs, eager) = make(), make()
+    compiled = tg.compile(step)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        x = torch.randn(5, 3, 8, generator=generator)
+        close([compiled(x).data], [eager(x).data])
+        for one, other in zip(ours.parameters(), theirs.parameters()):
+            close([one.data, one.grad.data], [other.data, other.grad.data])
+    (program,) = compiled.programs
+    assert program.kind == "native"
+
+
+WEIGHT = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("batch", [10, 300])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.linear(x, WEIGHT).as_strided((4, 4), (2, 8), 1),
+        lambda x: (x.view(2, 5, -1).mT @ x.view(2, 5, -1)).as_strided((4, 4), (2, 8), 1),
+        lambda x: F.linear(x, WEIGHT)[1:].as_strided((4, 4), (2, 8), 1),
+        lambda x: F.linear(x, WEIGHT).t().relu().as_strided((3, 4), (1, 3)),
+        lambda x: torch.view_as_complex(F.linear(x, WEIGHT).view(-1, 4, 2)).abs().sum(),
+        lambda x: F.linear(x, WEIGHT).view(torch.int32) >> 16,
+    ],
+    ids=["product", "batch of products", "rows", "transposed", "complex", "bits"],
+)
+def test_what_depends_on_how_computed_tensors_are_laid_out(function, batch):
+    compiled = tg.compile(function)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        x = torch.randn(batch, 8, generator=generator)
+        expected = function(x)
+        atol = 1e-4 if expected.is_floating_point() else 1  # the last bit
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=atol)
+    assert [program.kind for program in compiled.programs] == ["artifact"]
+
+
+RESULTS = {
+    "product": lambda x: F.linear(x, WEIGHT),
+    "bounded": lambda x: F.linear(x, WEIGHT).relu(),
+    "transposed": lambda x: F.linear(x, WEIGHT).t(),
+    "permuted": lambda x: (x.view(-1, 2, 4) + 1).permute(2, 0, 1) * 2,
+    "summed": lambda x: x.view(-1, 2, 4).transpose(1, 2).sum(0),
+    "joined": lambda x: torch.cat([x.t(), x.t()]),
+    "inner": lambda x: x.t() @ x,
+    "indices": lambda x: torch.einsum("bi,ij->jb", x, WEIGHT),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 10, 100])
+def test_results_are_laid_out_as_always(batch):
+    def function(x):
+        return {name: result(x) for name, result in RESULTS.items()}
+
+    compiled = tg.compile(function)
+    x = torch.randn(batch, 8, generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        found = compiled(x)
+    assert compiled.programs[0].kind == "native"
+    for name, expected in function(x).items():
+        close([found[name]], [expected], factor=10.0)
+        long = [i for i, n in enumerate(expected.shape) if n > 1]
+        strides = [[t.stride(i) for i in long] for t in (found[name], expected)]
+        assert strides[0] == strides[1], name
+
+
+@pytest.mark.parametrize("batch", [1, 10, 100])
+def test_views_of_predictions_and_gradients(batch):
+    training = Training()
+
+    def step(x, y):
+        training.optimizer.zero_grad()
+        prediction = training.model(x)
+        ((prediction - y) ** 2).mean().backward()
+        training.optimizer.step()
+        return prediction.detach()
+
+    compiled = tg.compile(step)
+    for i in range(4):
+        x, y = data(batch=batch, seed=i)
+        assert compiled(x, y).view(-1).shape == (2 * batch,)
+        for parameter in training.model.parameters():
+            assert parameter.grad.view(-1).shape == (parameter.data.numel(),)
+    assert compiled.programs[0].kind == "native"
