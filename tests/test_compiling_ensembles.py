@@ -478,19 +478,6 @@ def test_any_layout(function, width):
     assert len(ensemble._together) == 1
 
 
-@pytest.mark.parametrize("hidden", [8, 200])
-def test_members_with_transposed_inputs_are_trained(hidden):
-    """Whose layers see views of them, and so do the gradients."""
-    layers = lambda: nn.Linear(5, hidden), nn.Tanh, lambda: nn.Linear(hidden, 2)  # noqa: E731
-    pair = Ensembles.of(3, *layers, momentum=0.9)
-    x, y = torch.randn(6, 3, 4, 7, 5), torch.randn(6, 3, 4, 7, 2)
-    turned = x.transpose(-1, -2).contiguous().transpose(-1, -2)
-    for _ in range(2):
-        pair.loop(turned, y)
-    assert len(pair.ensemble._together) == 1
-    assert pair.together._layout.lanes == (LANES if hidden == 8 else 1)
-
-
 def test_members_stay_as_they_can_be_viewed(interpreted):
     """The dimensions of a member's tensor keep their order in memory."""
     states = [torch.arange(15.0).view(5, 3).t() for _ in range(3)]

@@ -159,3 +159,16 @@ def test_arguments_that_cannot_be_stacked(given):
     compiled = tg.compile(lambda x, y: x)
     with pytest.raises(tg.errors.CaptureError, match=f"argument 1 .* is {given!r}, and has to be"):
         compiled.loop(torch.ones(3, 2), given)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_inference_mode(interpreted, inside):
+    """Arguments of any layout, made inside or outside of it, and changed in place."""
+    compiled = tg.compile(lambda x: x.add_(1).sum(1))
+    x = torch.ones(5, 3, 4)
+    with torch.inference_mode():
+        turned = (x.clone() if inside else x).mT
+        for n in range(2, 5):
+            assert compiled.loop(turned).tolist() == [[3.0 * n] * 4] * 5
+            assert turned.tolist() == [[[float(n)] * 3] * 4] * 5
+    assert compiled.programs

@@ -77,7 +77,8 @@ def contiguous(args: Any) -> Any:
             return lift(value.as_torch().contiguous(), None)
         return value.contiguous()
 
-    return tree_map(copied, args)
+    with torch.inference_mode(False):  # in which copies do not count their changes
+        return tree_map(copied, args)
 
 
 def entry(args: Any, *index: int) -> Any:
