@@ -202,7 +202,7 @@ def test_data_of_our_tensors_may_be_assigned(interpreted):
 
 def refused(function, match):
     """A step is refused in its first run."""
-    with pytest.raises(errors.CaptureError, match=match):
+    with pytest.raises(errors.CaptureError, match=f"^{__file__}, line .*{match}"):
         tg.compile(function)(torch.arange(3.0))
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,8 +216,7 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         given, named = tree_map(partial(self._node_or_value, function), (args, kwargs))
         if torch.Tag.nondeterministic_seeded in function.tags:
             self._randomness.draw()
-        with _counting_changes(function, args, kwargs), _checking_changes(function, args, kwargs):
-            out = function(*args, **kwargs)
+        out = _checked(function, args, kwargs)
         node = self._call(function, given, named)
         if isinstance(out, torch.Tensor):
             if id(out) not in self._nodes:  # else it was changed in place
@@ -230,27 +228,21 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         return out
 
 
-@contextmanager
-def _counting_changes(function: Any, args: Any, kwargs: Any) -> Iterator[None]:
-    """Inside, an operator runs. Torch counts its changes afterwards, but not those of lists."""
-    yield
-    lists = [a for a in _changed(function, args, kwargs) if isinstance(a, (list, tuple))]
-    increment_versions([t for tensors in lists for t in tensors if not t.is_inference()])
-
-
-@contextmanager
-def _checking_changes(function: Any, args: Any, kwargs: Any) -> Iterator[None]:
-    """Inside, an operator runs. It is refused where programs would change something else."""
+def _checked(function: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operator; it is refused where programs would change something else."""
     changed = _changed(function, args, kwargs)
-    for argument in changed:
-        if isinstance(argument, (list, tuple)):
-            _check_lists(function, argument, [*args, *kwargs.values()])
-    tensors = [t for t in changed if _is_strided(t)]
-    before = [(t.shape, t.untyped_storage().nbytes()) for t in tensors]
-    yield  # torch itself refuses some
+    lists = [a for a in changed if isinstance(a, (list, tuple))]
+    for tensors in lists:
+        _check_lists(function, tensors, [*args, *kwargs.values()])
+    single = [t for t in changed if _is_strided(t)]
+    before = [(t.shape, t.untyped_storage().nbytes()) for t in single]
+    out = function(*args, **kwargs)  # torch itself refuses some
     if torch.Tag.inplace_view not in function.tags:
-        for tensor, (shape, room) in zip(tensors, before):
+        for tensor, (shape, room) in zip(single, before):
             _check_change(function, tensor, shape, room)
+    # Torch counts changes after this, but not those of lists.
+    increment_versions([t for tensors in lists for t in tensors if not t.is_inference()])
+    return out
 
 
 def _check_change(function: Any, tensor: torch.Tensor, shape: torch.Size, room: int) -> None:
