@@ -249,7 +249,7 @@ def test_the_whole_of_a_step_is_one_function_in_cpp():
     (program,) = compiled.programs
     assert isinstance(program._executable, Native)
     assert "aten.addmm.default" in operators(program.captured)
-    inputs = [torch.empty(t.shape) for t in program._capture.inputs]
+    inputs = [torch.empty(t.shape) for t in program.inputs(data(), None)]
     kernels = private.kernels(lowering.in_loops(program.lowered, inputs))
     assert len(kernels.sources) == 1 and len(kernels.calls) == 1
 
