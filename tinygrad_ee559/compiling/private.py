@@ -257,7 +257,9 @@ class _Noter(DispatchMode):  # type: ignore[misc]
         if operator is product:
             a, b = args
             name = PRODUCT_TYPES[a.dtype]
-            result = torch.empty_strided((a.shape[0], b.shape[1]), (b.shape[1], 1), dtype=a.dtype)
+            result = torch.empty_strided(
+                (a.shape[0], b.shape[1]), (b.shape[1], 1), dtype=a.dtype, device="cpu"
+            )
             pointers = [f"const {name}*", f"const {name}*", f"{name}*"]
             numbers = [*a.stride(), *b.stride(), *a.shape, b.shape[1]]
             self._noted.append(("product", pointers, (a, b, result), numbers))
@@ -299,7 +301,9 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
         compiled: Any = compile_fx_inner(graph, fakes)
         if compiled.constants:
             return None
-        inputs = [torch.empty_strided(f.shape, f.stride(), dtype=f.dtype) for f in fakes]
+        inputs = [
+            torch.empty_strided(f.shape, f.stride(), dtype=f.dtype, device="cpu") for f in fakes
+        ]
         try:
             with _Noter(noted):
                 outputs = compiled(list(inputs))
