@@ -17,7 +17,13 @@ from tinygrad_ee559.compiling import lowering, memory, private
 from tinygrad_ee559.compiling.alike import check_alike
 from tinygrad_ee559.compiling.capture import Capture, Effect
 from tinygrad_ee559.compiling.conditions import Conditions
-from tinygrad_ee559.compiling.executable import Artifact, artifact, native_program
+from tinygrad_ee559.compiling.executable import (
+    Artifact,
+    artifact,
+    as_it_is,
+    native_program,
+    warn_of_failure,
+)
 from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.layout import Layout, dense
 from tinygrad_ee559.compiling.native import Native
@@ -119,15 +125,21 @@ class Together:
     def _compile(self, members: int) -> None:
         capture = self._capture
         examples = [dense(t) for t in capture.inputs]
-        pure = lowering.lowered(capture.graph, examples)
         #: For all steps but the last, of which alone it is seen what it leaves behind.
         self._earlier: Native | None = None
+        self._executable: Native | Artifact
+        try:
+            pure = lowering.lowered(capture.graph, examples)
+        except Exception as error:
+            warn_of_failure(error)
+            self._layout = Layout(members, 1)
+            self._executable = as_it_is(capture.graph)
+            return
         if LANES * lowering.footprint(pure) <= CACHE and self._in_lanes(pure, examples):
             self._layout = Layout(members, LANES)
             return
         self._layout = Layout(members, 1)
-        native = native_program(pure, examples)
-        self._executable: Native | Artifact = native or artifact(pure, examples)
+        self._executable = native_program(pure, examples) or artifact(pure, examples)
 
     def _in_lanes(self, pure: fx.GraphModule, examples: list[torch.Tensor]) -> bool:
         """Compile for models side by side, if that can be done."""
