@@ -471,7 +471,8 @@ def test_labels_and_indices_out_of_range(own_cache):
         for _ in range(4):
             fast(torch.tensor([0]))
         for call in (fast, lambda i, fast=fast: fast.loop(i[None])):
-            with pytest.raises(errors.OperandError, match=f"is not below {bound}; to see") as caught:
+            message = f"is not below {bound}; to see"
+            with pytest.raises(errors.OperandError, match=message) as caught:
                 call(torch.tensor([bound]))
             assert isinstance(caught.value, IndexError)
 

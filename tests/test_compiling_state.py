@@ -6,7 +6,6 @@ In each test a program runs, then something changes, and the function itself say
 import dataclasses
 import functools
 import importlib
-import math
 import sys
 from unittest.mock import patch
 
@@ -202,7 +201,7 @@ def test_bound_methods_of_dicts(interpreted):
     assert fast(ONES).tolist() == [5, 5]
 
 
-# ---------------------------------------------------------------- arrays and numbers
+# ----------------------------------------------------------------------------- arrays
 
 
 @pytest.mark.parametrize("read", [torch.tensor, torch.from_numpy, lambda a: float(a[0])])
@@ -215,13 +214,6 @@ def test_arrays(interpreted, read):
         assert fast(ONES).tolist() == (ONES * read(array) * 2).tolist()
     holder.array = np.zeros(2, "float32")
     assert fast(ONES).tolist() == (ONES * read(array)).tolist()
-
-
-def test_the_sign_of_zero(interpreted):
-    holder = Holder(zero=0.0)
-    fast = compiled(lambda x: torch.atan2(torch.full((2,), holder.zero), -x), ONES)
-    holder.zero = -0.0
-    assert fast(ONES)[0].item() == pytest.approx(-math.pi)
 
 
 # ----------------------------------------------------- what functions of gradients name

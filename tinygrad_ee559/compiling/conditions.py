@@ -78,7 +78,11 @@ class Conditions:
         self._others = [(place, look) for place, look in others if place not in replaced]
         # What a program leaves there may lie in memory otherwise.
         self._replaced = [(place, look) for place, look in others if place in replaced]
-        bare = [(p, look) for p, look in kept_there if p in inputs and p.holder.__class__ != Tensor]
+        bare = [
+            (place, look)
+            for place, look in kept_there
+            if place in inputs and not isinstance(place.holder, Tensor)
+        ]
         self._inputs = [place for place, _ in bare]
         self._wrapped = [look.is_wrapped for _, look in bare]
         self._shared = shared
@@ -86,7 +90,7 @@ class Conditions:
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
         watched = [*state.values, *((p, t) for p, t in state.wrappers if p not in replaced)]
-        self._arrays = [(p, v) for p, v in watched if isinstance(v, Numbers) or _is_zero(v)]
+        self._arrays = [(p, v) for p, v in watched if isinstance(v, Numbers)]
         watched = [(p, v) for p, v in watched if not isinstance(v, Numbers)]
         numbers = [(p, v) for p, v in watched if isinstance(p.holder, (Tensor, Leaf))]
         watched = [(p, v) for p, v in watched if not isinstance(p.holder, (Tensor, Leaf))]
@@ -155,11 +159,6 @@ class Conditions:
             )
         except (LookupError, ValueError):  # an entry, or a variable's value, is gone
             return False
-
-
-def _is_zero(value: Any) -> bool:
-    """Whether it has a sign that `==` does not see."""
-    return isinstance(value, (float, complex)) and value == 0
 
 
 def _raw(value: Any) -> Any:

@@ -116,9 +116,7 @@ def same(one: Any, other: Any) -> bool:
     """Whether programs may take one value for the other."""
     if one is other:
         return True
-    if not isinstance(one, (*SCALARS, Numbers)) or type(one) is not type(other):
-        return False
-    return bool(one == other and (one != 0 or str(one) == str(other)))  # zero has a sign
+    return isinstance(one, (*SCALARS, Numbers)) and type(one) is type(other) and one == other
 
 
 class Look:
