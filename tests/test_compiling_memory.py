@@ -333,3 +333,21 @@ def test_loops_over_steps_whose_results_vary(interpreted):
         fast = tg.compile(lambda x, function=function, holder=holder: function(holder))
         with pytest.raises(errors.CaptureError, match=message):
             fast.loop(STEPS[:3])
+
+
+@pytest.mark.parametrize("empty", [torch.empty(0), torch.ones(2)])
+def test_one_tensor_beside_new_gradients_on_all_paths(own_cache, empty):
+    p = tg.Tensor(torch.ones(5), requires_grad=True)
+    q = tg.Tensor(torch.ones(3), requires_grad=True)
+
+    def step(e):
+        p.grad = None
+        (p * p).sum().backward()
+        q.data = q.data * 0.5
+        return q.data, e + 1
+
+    fast = tg.compile(step)
+    for i in range(4):
+        kept, _ = fast(empty)
+        assert p.grad.tolist() == [2.0] * 5
+        assert q.tolist() == kept.tolist() == [0.5 ** (i + 1)] * 3

@@ -6,7 +6,9 @@ In each test a program runs, then something changes, and the function itself say
 import dataclasses
 import functools
 import importlib
+import operator
 import sys
+import weakref
 from unittest.mock import patch
 
 import numpy as np
@@ -182,6 +184,145 @@ def test_variables_of_users_modules(interpreted, tmp_path, monkeypatch):
     for _ in range(2):
         fast(ONES)
     assert watched(lambda: fast(ONES)) == 0
+
+
+def test_what_is_imported_inside(interpreted, tmp_path, monkeypatch):
+    """From a folder without `__init__.py`, as they are common beside programs."""
+    (tmp_path / "theirs").mkdir()
+    source = "factor = 2.0\ndef scaled(x):\n    return x * factor"
+    (tmp_path / "theirs" / "helpers.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def function(x):
+        import theirs.helpers
+        from theirs.helpers import scaled
+
+        return scaled(x) + theirs.helpers.factor
+
+    fast = compiled(function, ONES)
+    sys.modules["theirs.helpers"].factor = 5.0
+    assert fast(ONES).tolist() == [10, 10]
+    for name in ("theirs.helpers", "theirs"):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    [torch.no_grad(), tg.no_grad(), torch.enable_grad(), torch.inference_mode(), torch.vmap],
+    ids=["no_grad", "ours", "enable_grad", "inference", "vmap"],
+)
+def test_functions_that_torch_decorates(interpreted, decorate):
+    holder = Holder(scale=2.0, w=torch.ones(2))
+    fast = compiled(decorate(lambda x: x * holder.scale), ONES)
+    holder.scale = 5.0
+    assert fast(ONES).tolist() == [5, 5]
+
+
+def test_evaluation_without_gradients(interpreted):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    evaluate = tg.compile(tg.no_grad()(lambda x: model(x)))
+    for _ in range(3):
+        evaluate(ONES)
+    model.eval()
+    close([evaluate(ONES).data], [model(ONES).data])
+
+
+class Namesakes:
+    """Has methods with the names of those that its step calls of others."""
+
+    def __init__(self):
+        self.model = nn.Linear(2, 1)
+        self.optimizer = optim.SGD(self.model.parameters(), lr=0.1)
+        self.losses, self.steps, self.scale = [], 0, 1.0
+
+    @tg.compile
+    def fit(self, x):
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(x)).mean().exp().log()
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def loss(self, y):
+        return y**2 * self.scale
+
+    def step(self, x):
+        self.log(self.fit(x))
+
+    def log(self, loss):
+        self.losses.append(loss.item())
+        self.steps += 1
+
+    def train(self):
+        self.step(ONES)
+
+
+class Escaping(Namesakes):
+    """Hands itself on, so that others may call any method of it."""
+
+    def loss(self, y):
+        return weigh(self, y)
+
+    def log(self, y):
+        return y * self.scale
+
+
+def weigh(trainer, y):
+    return trainer.log(y)
+
+
+def test_methods_with_the_names_of_others(interpreted):
+    trainer = Namesakes()
+    for _ in range(3):
+        trainer.train()
+    assert watched(lambda: [trainer.train() for _ in range(5)]) == 0
+    trainer.scale = 3.0
+    assert watched(trainer.train) == 1
+
+
+def test_an_object_that_hands_itself_on(interpreted):
+    trainer = Escaping()
+    for _ in range(3):
+        trainer.fit(ONES)
+    trainer.scale = 3.0
+    assert watched(lambda: trainer.fit(ONES)) == 1
+
+
+@pytest.mark.parametrize("way", ["name", "caller", "weak", "new", "kinds"])
+def test_methods_that_are_reached_otherwise(interpreted, way):
+    factor = 2.0
+
+    class Scaling:
+        def __init__(self, factor=None):
+            self.hidden = factor or 1.0
+
+        def scale_it(self, x):
+            return x * factor
+
+        @functools.singledispatchmethod
+        def of_kind(self, x):
+            return x * factor
+
+    class Making(Scaling):
+        def __init__(self, of=None):
+            self.hidden = of or factor
+
+        def another(self, x):
+            return x * type(self)().hidden
+
+    scaling = Scaling()
+    reference, call = weakref.ref(scaling), operator.methodcaller("scale_it", ONES)
+    functions = {
+        "name": lambda x: getattr(scaling, "scale" + "_it")(x),
+        "caller": lambda x: call(scaling),
+        "weak": lambda x: reference().scale_it(x),
+        "new": Making().another,
+        "kinds": lambda x: scaling.of_kind(x),
+    }
+    fast = compiled(functions[way], ONES)
+    factor = 5.0
+    assert fast(ONES).tolist() == [5, 5]
 
 
 @pytest.mark.parametrize("kind", [dict, list])
@@ -377,6 +518,12 @@ def test_arguments_that_are_given_another_tensor(interpreted):
 
     with pytest.raises(CaptureError, match=r"argument 0 .* was given another tensor"):
         tg.compile(attack)(tg.Tensor(ONES, requires_grad=True))
+
+
+def test_sparse_arguments(interpreted):
+    matrix = torch.eye(2).to_sparse()
+    with pytest.raises(CaptureError, match=r"shape \[2, 2\] is sparse"):
+        tg.compile(lambda x: matrix @ x)(torch.ones(2, 2))
 
 
 # ------------------------------------------------------------------------ modules of torch

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,13 +19,15 @@ _OF_MODULES = "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"
 #: Those by which it gets at attributes and methods.
 _OF_OBJECTS = "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"
 #: Those by which it gets at fields.
-_OF_FIELDS = *_OF_OBJECTS, "STORE_ATTR", "DELETE_ATTR"
-#: Functions and attributes through which code may get at fields whose names it does not say.
+_OF_FIELDS = *_OF_OBJECTS, "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM"
+#: Functions and attributes through which code may get at others whose names it does not say.
 _COMPUTED = {
-    "getattr", "setattr", "hasattr", "delattr", "vars", "dir", "attrgetter", "getmembers",
-    "__dict__", "__getattribute__", "__getstate__", "__reduce__", "__reduce_ex__", "asdict",
-    "astuple", "fields", "replace", "copy", "deepcopy", "pickle", "eval", "exec",
+    "getattr", "setattr", "hasattr", "delattr", "vars", "dir", "attrgetter", "methodcaller",
+    "getmembers", "__dict__", "__getattribute__", "__getstate__", "__reduce__", "__reduce_ex__",
+    "asdict", "astuple", "deepcopy", "eval", "exec",
 }  # fmt: skip
+#: The same where they are no methods, as lists and strings have.
+_COMPUTED_IF_VARIABLES = {"copy", "fields", "replace", "pickle", "dataclasses", "inspect"}
 
 
 class Called(NamedTuple):
@@ -34,11 +37,13 @@ class Called(NamedTuple):
         methods: the attributes that it reads.
         fields: those, and the ones that it sets.
         computed: whether there may be others.
+        makes: whether it gets at the class of an object, to make another one.
     """
 
     methods: tuple[str, ...]
     fields: tuple[str, ...]
     computed: bool
+    makes: bool
 
 
 @functools.cache
@@ -51,9 +56,46 @@ def names_read(code: types.CodeType) -> tuple[str, ...]:
 def names_called(code: types.CodeType) -> Called:
     """The attributes that a function uses."""
     fields = _names(code, *_OF_FIELDS)
-    computed = not _COMPUTED.isdisjoint({*fields, *names_read(code)})
+    variables = {*names_read(code), *_names(code, "IMPORT_NAME", "IMPORT_FROM")}
+    computed = not _COMPUTED.isdisjoint({*fields, *variables})
+    computed |= not _COMPUTED_IF_VARIABLES.isdisjoint(variables)
     matches = any(i.opname == "MATCH_CLASS" for c in _inside(code) for i in dis.get_instructions(c))
-    return Called(_names(code, *_OF_OBJECTS), fields, computed or matches)
+    makes = "__class__" in fields or "type" in variables
+    return Called(_names(code, *_OF_OBJECTS, "IMPORT_FROM"), fields, computed or matches, makes)
+
+
+@functools.cache
+def names_imported(code: types.CodeType) -> tuple[str, ...]:
+    """The modules that a function imports, and all packages that they are in."""
+    names = _names(code, "IMPORT_NAME")
+    parts = [name.split(".") for name in names]
+    return tuple(dict.fromkeys(".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)))
+
+
+@functools.cache
+def names_on_first(code: types.CodeType) -> frozenset[str] | None:
+    """The attributes of its first parameter that a method uses; None if it uses that otherwise, so
+    that others may get at it."""
+    if not code.co_argcount:
+        return frozenset()
+    first = code.co_varnames[0]
+    names: set[str] = set()
+    for inner in _inside(code):
+        if inner is not code and first in inner.co_varnames:
+            continue  # another variable of that name
+        steps = [i for i in dis.get_instructions(inner) if i.opname not in ("COPY", "EXTENDED_ARG")]
+        for step, following in pairwise(steps):
+            if step.argval == first and step.opname in ("LOAD_FAST", "LOAD_DEREF"):
+                if following.opname not in _OF_FIELDS:
+                    return None
+                names.add(following.argval)
+            elif step.opname not in ("COPY_FREE_VARS", "MAKE_CELL", "LOAD_CLOSURE") and (
+                step.argval == first or isinstance(step.argval, tuple) and first in step.argval
+            ):
+                return None
+        if "super" in _names(inner, "LOAD_GLOBAL"):
+            names.update(_names(inner, *_OF_FIELDS))
+    return frozenset(names)
 
 
 @functools.cache
@@ -69,7 +111,8 @@ def is_users(module: str) -> bool:
     """Whether a module is neither Python's nor installed nor ours."""
     if module == "__main__":
         return True
-    file = getattr(sys.modules.get(module), "__file__", None)
+    found = sys.modules.get(module)
+    file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
     if file is None or module.partition(".")[0] == "tinygrad_ee559":
         return False
     return not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)

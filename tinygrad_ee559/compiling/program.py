@@ -71,7 +71,7 @@ class Program:
                 for i, effect in enumerate(capture.effects, capture.collected)
                 if i not in gradients
             ]
-        self._one = _one_tensor(capture, gradients)
+        self._one = _one_tensor(capture, () if self._gradients is None else gradients)
         self._inputs = Inputs(capture, self._written)
         self.carries = capture.carries
 

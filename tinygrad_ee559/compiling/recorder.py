@@ -151,6 +151,11 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         """The node that made a tensor; a new input if none did."""
         node = self._nodes.get(id(tensor))
         if node is None:
+            if tensor.layout is not torch.strided:
+                raise CaptureError(
+                    f"{_place_of_user()}a tensor of shape {list(tensor.shape)} is sparse, which "
+                    "programs cannot read; give the function tensor.to_dense()"
+                )
             name = f"in{len(self.inputs)}"
             if self._first is None:
                 node = self.graph.placeholder(name)

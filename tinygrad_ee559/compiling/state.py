@@ -10,8 +10,11 @@ is constant for a program.
 from __future__ import annotations
 
 import functools
+import operator
 import os
+import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,15 +23,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tinygrad_ee559.compiling.code import is_users, names_called, names_of_fields, names_read
+from tinygrad_ee559.compiling.code import (
+    is_users,
+    names_called,
+    names_imported,
+    names_of_fields,
+    names_on_first,
+    names_read,
+)
 from tinygrad_ee559.compiling.places import SCALARS, Place, kept, same
 from tinygrad_ee559.rules.registry import Rule
 from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor
 
 #: Where the modules of torch and of this library are.
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
-_OURS = f"{Path(__file__).parent.parent}{os.sep}"
+_LIBRARIES = tuple(
+    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent)
+)
 #: Methods that run where instances are made.
 _MAKING = "__init__", "__new__", "__post_init__"
 #: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
@@ -56,6 +67,44 @@ class _Fields(NamedTuple):
     path: str
     plain: bool
     found: set[str]
+
+
+class _Owner:
+    """The object whose method a function is.
+
+    As long as nobody else gets at it, what counts of it is what that method and those that it calls
+    name of `self`: not its method `step` because the code calls that of an optimizer.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.object = getattr(function, "__self__", None)
+        self.kind = type(self.object)
+        self.names: set[str] = set()
+        bases = [base for base in self.kind.__mro__ if base is not object]
+        self.is_private = isinstance(function, types.MethodType) and all(
+            is_users(base.__module__) for base in bases
+        )
+        self._arrived = False
+        if self.is_private:
+            self.read(function.__func__)
+
+    def arrive(self) -> None:
+        """Note that a way leads to it, of which the first is that of the function."""
+        self.is_private &= not self._arrived
+        self._arrived = True
+
+    def read(self, method: Any) -> None:
+        """Note what a method of it names."""
+        if isinstance(method, Caller):
+            for function in method.functions:
+                self.read(function)
+            return
+        code = getattr(method, "__code__", None)
+        names = None if code is None else names_on_first(code)
+        if names is None or {*method.__code__.co_freevars} - {"__class__"}:
+            self.is_private = False  # somebody else may get at it
+        else:
+            self.names |= names
 
 
 class State:
@@ -87,6 +136,8 @@ class State:
         self._called = {"__call__", "forward"}
         self._named: set[str] = set()
         self._any_name = False  # whether code may get at fields by names that it computes
+        self._any_class = False  # whether code may make other objects like those that it finds
+        self._owner = _Owner(function)
         self._object(function, getattr(function, "__name__", type(function).__name__))
         for rule in overridden().values():
             self._object(rule, f"the rule of {rule.name}")
@@ -163,6 +214,8 @@ class State:
         return True
 
     def _object(self, value: Any, path: str) -> None:
+        if value is self._owner.object:
+            self._owner.arrive()
         if not self._is_new(value):
             return
         self.kinds.append((path, _kind(value)))
@@ -173,6 +226,10 @@ class State:
         elif isinstance(value, types.MethodType):
             self._object(value.__self__, path)
             self._object(value.__func__, path)
+        elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
+            self._any_name = True
+        elif isinstance(value, weakref.ref):
+            self._object(value(), path)
         elif isinstance(value, types.BuiltinMethodType):
             self._object(value.__self__, path)
         elif isinstance(value, types.FunctionType):
@@ -222,25 +279,28 @@ class State:
             self._named.update(names_of_fields(base))
 
     def _function(self, function: types.FunctionType, path: str) -> None:
-        file = function.__code__.co_filename
-        if file.startswith(_TORCH):
-            return
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             try:
                 self._visit(cell.cell_contents, Place(cell, 0, name))
             except ValueError:  # the variable has no value yet
                 continue
-        if file.startswith(_OURS):  # keeps nothing in global variables
+        if function.__code__.co_filename.startswith(_LIBRARIES):  # keep nothing in variables
             return
         variables = function.__globals__
         for name in names_read(function.__code__):
             if name in variables:
                 self._visit(variables[name], Place(variables, name, name))
+        for name in names_imported(function.__code__):
+            package = variables.get("__package__") or ""
+            for module in (name, f"{package}.{name}".rstrip(".")):
+                if module in sys.modules:
+                    self._object(sys.modules[module], module)
         self._dict(vars(function), path, ".{}")
         called = names_called(function.__code__)
         self._called.update(called.methods)
         self._named.update(called.fields)
         self._any_name |= called.computed
+        self._any_class |= called.makes
         self._object(function.__defaults__, f"{path}.__defaults__")
         self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
 
@@ -248,43 +308,62 @@ class State:
 
     def _follow_names(self) -> None:
         """Look at fields and methods that code names, in which there may be more such code."""
-        before = -1
-        while before < len(self._seen) + len(self.values) + len(self.tensors):
-            before = len(self._seen) + len(self.values) + len(self.tensors)
+        before: Any = None
+        while before != (before := self._extent()):
             self._look_at_methods()
             self._look_at_fields()
 
+    def _extent(self) -> tuple[Any, ...]:
+        """How far the search has come."""
+        found = len(self._seen), len(self.values), len(self.tensors)
+        return *found, self._any_name, self._any_class, self._owner.is_private
+
+    def _names(self, kind: type, others: set[str]) -> set[str]:
+        """The names by which code gets at an object of a class: `others`, if it is not private."""
+        owner = self._owner
+        private = kind is owner.kind and owner.is_private and kind not in self._makers
+        return owner.names if private else others
+
     def _look_at_fields(self) -> None:
         for entries, path, plain, found in list(self._fields):
+            own = entries is getattr(self._owner.object, "__dict__", None)
+            names = self._names(self._owner.kind, self._named) if own else self._named
             for name, value in list(entries.items()):
                 if name in found:
                     continue
-                if self._any_name or name in self._named or (plain and not _is_plain(value)):
+                if self._any_name or name in names or (plain and not _is_plain(value)):
                     found.add(name)
                     self._visit(value, Place(entries, name, f"{path}.{name}"))
 
     def _look_at_methods(self) -> None:
         """Look at methods that have a name which was called, or that Python calls by itself, as for
         operators."""
+        made = self._any_class
         methods = [
-            (method, f"{path}.{name}")
+            (method, f"{path}.{name}", kind)
             for kind, path in {**self._classes, **self._makers}.items()
             for base in kind.__mro__
             if is_users(base.__module__)
             for name, method in vars(base).items()
-            if name in self._called
-            or (name.startswith("__") and (kind in self._makers or name not in _MAKING))
+            if self._any_name
+            or name in self._names(kind, self._called)
+            or (name.startswith("__") and (made or kind in self._makers or name not in _MAKING))
         ]
-        for method, path in methods:
+        for method, path, kind in methods:
             if isinstance(method, property):
                 method = method.fget
             elif isinstance(method, (classmethod, staticmethod)):
                 method = method.__func__
             elif isinstance(method, (functools.cached_property, functools.partialmethod)):
                 method = method.func
-            if isinstance(method, (types.FunctionType, Caller)) or is_users(
-                type(method).__module__
-            ):
+            elif isinstance(method, functools.singledispatchmethod):
+                method = method.dispatcher
+            elif isinstance(method, functools._lru_cache_wrapper):
+                method = method.__wrapped__
+            known = isinstance(method, (types.FunctionType, Caller))
+            if known or is_users(type(method).__module__):
+                if kind is self._owner.kind:
+                    self._owner.read(method)
                 self._object(method, path)
 
 
