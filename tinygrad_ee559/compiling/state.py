@@ -165,7 +165,7 @@ class State:
         found = [
             f"{place} ({before[place]!r}, then {value!r})"
             if isinstance(value, SCALARS)
-            else f"{place} (another {type(place.get()).__name__})"
+            else f"{place} ({_another(place.get())})"
             for place, value in after.values
             if place in before and not same(before[place], value)
         ]
@@ -365,6 +365,12 @@ class State:
                 if kind is self._owner.kind:
                     self._owner.read(method)
                 self._object(method, path)
+
+
+def _another(value: Any) -> str:
+    """What has replaced something, in words, and what may be done instead."""
+    advice = "; replace its entries, or have an attribute for each"
+    return f"another {type(value).__name__}{advice if isinstance(value, (list, dict, tuple)) else ''}"
 
 
 def _is_plain(value: Any) -> bool:
