@@ -369,8 +369,10 @@ class State:
 
 def _another(value: Any) -> str:
     """What has replaced something, in words, and what may be done instead."""
-    advice = "; replace its entries, or have an attribute for each"
-    return f"another {type(value).__name__}{advice if isinstance(value, (list, dict, tuple)) else ''}"
+    what = f"another {type(value).__name__}"
+    if isinstance(value, (list, dict, tuple)):
+        return f"{what}; replace its entries, or have an attribute for each"
+    return what
 
 
 def _is_plain(value: Any) -> bool:
