@@ -55,7 +55,7 @@ SIZES = st.sampled_from([1, 2, 3, 7, 8, 10, 16, 17, 31, 33, 48, 49, 100, 129, 20
 INNER = SIZES | st.sampled_from([513, 784, 1100])
 
 
-@settings(max_examples=150, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     rows=SIZES, inner=INNER, columns=SIZES, layouts=st.tuples(LAYOUTS, LAYOUTS),
     dtype=st.sampled_from(list(EXACT)), count=st.sampled_from([1, 2, 3]),
@@ -217,7 +217,7 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 10, 100])
+@pytest.mark.parametrize("batch", [1, 100])
 def test_results_are_laid_out_as_always(batch):
     def function(x):
         return {name: result(x) for name, result in RESULTS.items()}
@@ -234,7 +234,7 @@ def test_results_are_laid_out_as_always(batch):
         assert strides[0] == strides[1], name
 
 
-@pytest.mark.parametrize("batch", [1, 10, 100])
+@pytest.mark.parametrize("batch", [1, 100])
 def test_views_of_predictions_and_gradients(batch):
     training = Training()
 

@@ -99,7 +99,7 @@ def check(sizes, activations, loss, batch, dtype, options, steps=STEPS):
     return compiled
 
 
-@settings(max_examples=10, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(network=networks())
 def test_random_networks_interpreted(network):
     """All but the C++: what is captured, and the operators that it is taken apart into."""
@@ -109,7 +109,7 @@ def test_random_networks_interpreted(network):
 
 
 @pytest.mark.slow
-@settings(max_examples=12, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(network=networks())
 def test_random_networks(network):
     check(**network)
