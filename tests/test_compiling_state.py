@@ -289,6 +289,26 @@ def test_an_object_that_hands_itself_on(interpreted):
     assert watched(lambda: trainer.fit(ONES)) == 1
 
 
+@pytest.mark.parametrize("other", [lambda one: type(one)(), weakref.proxy], ids=["one", "proxy"])
+def test_an_object_with_another_of_its_kind(interpreted, other):
+    factor = 2.0
+
+    class Linked:
+        other = None
+
+        def step(self, x):
+            return self.other.scaled(x)
+
+        def scaled(self, x):
+            return x * factor
+
+    linked = Linked()
+    linked.other = other(linked)
+    fast = compiled(linked.step, ONES)
+    factor = 5.0
+    assert fast(ONES).tolist() == [5, 5]
+
+
 @pytest.mark.parametrize("way", ["name", "caller", "weak", "new", "kinds"])
 def test_methods_that_are_reached_otherwise(interpreted, way):
     factor = 2.0

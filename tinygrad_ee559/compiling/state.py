@@ -93,6 +93,11 @@ class _Owner:
         self.is_private &= not self._arrived
         self._arrived = True
 
+    def meet(self, value: Any) -> None:
+        """Note an object that was found: another one of its class, or a proxy, has its methods."""
+        is_like = type(value) is self.kind or vars(value) is getattr(self.object, "__dict__", None)
+        self.is_private &= value is self.object or not is_like
+
     def read(self, method: Any) -> None:
         """Note what a method of it names."""
         if isinstance(method, Caller):
@@ -264,6 +269,7 @@ class State:
 
     def _instance(self, value: Any, path: str) -> None:
         kind, fields = type(value), vars(value)
+        self._owner.meet(value)
         self._classes.setdefault(kind, path)
         others = [base for base in kind.__mro__ if not is_users(base.__module__)]
         known = [base for base in others if base.__module__.partition(".")[0] in _KNOWN]
