@@ -134,7 +134,7 @@ class Compiled(Caller):
                     returned.append(joined([as_stack(self(*now))]))  # a copy
             finally:
                 for original, copy in zip(originals, streams):
-                    if copy is not original and _was_changed(copy, original):
+                    if copy is not original and copy._version:  # it was changed in place
                         original.copy_(copy)
         return joined(returned)
 
@@ -171,11 +171,6 @@ def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any],
     if kwargs or not all(isinstance(a, (Tensor, torch.Tensor)) for a in args):
         return tree_flatten((args, kwargs))
     return args, None
-
-
-def _was_changed(copy: torch.Tensor, original: torch.Tensor) -> bool:
-    """Whether a copy was changed in place; in inference mode versions are not counted."""
-    return not torch.equal(copy, original) if copy.is_inference() else copy._version > 0
 
 
 def _must_be_seen(leaves: Sequence[Any]) -> bool:
