@@ -1259,21 +1259,3 @@ def test_what_a_call_is_given_and_returns_does_not_stay_in_memory():
     del x, y, w, results
     gc.collect()
     assert [i for i, reference in enumerate(alive[:-8]) if reference() is not None] == []
-
-
-def test_loops_in_inference_mode():
-    total = torch.zeros(3)
-
-    def function(x):
-        total.add_(x.mul_(2).sum(0))
-        return x.sum()
-
-    compiled = tg.compile(function)
-    with torch.inference_mode():
-        for times in (1, 2, 3):
-            stream = torch.ones(5, 3, 4).mT
-            assert compiled.loop(stream).tolist() == [24] * 5
-            assert stream.unique().tolist() == [2] and total.tolist() == [40 * times] * 3
-            untouched = torch.ones(5, 3, 4).mT
-            assert tg.compile(torch.sin).loop(untouched).shape == (5, 4, 3)
-    assert len(compiled.programs) == 1

@@ -539,16 +539,17 @@ def test_functions_of_torch_ask_a_generator_that_can_be_heard(compiling_parts):
     assert torch.random.default_generator is generator is torch.default_generator
 
 
-def test_declared_arguments_say_what_is_shared_and_written(compiling_parts):
-    def declared(operator):
-        arguments = compiling_parts.declared_arguments(operator)
-        return [None if a.alias_info is None else a.alias_info.is_write for a in arguments]
+def test_operators_say_what_they_share_and_write(compiling_parts):
+    def declared(operator, *args, **kwargs):
+        found = compiling_parts.declared(operator, args, kwargs)
+        return [(value, alias.is_write) for value, alias in found]
 
-    assert declared(aten.add.Tensor) == [None, None, None], changed("_schema")
-    assert declared(aten.add_.Tensor) == [True, None, None], changed("_schema")
-    assert declared(aten.view.default) == [False, None], changed("_schema")
-    assert declared(aten._foreach_add_.List)[0] is True, changed("_schema")
-    assert compiling_parts.declared_arguments(torch.add) == ()
+    assert declared(aten.add.Tensor, "x", "y") == [], changed("_schema")
+    assert declared(aten.add_.Tensor, "x", "y") == [("x", True)], changed("_schema")
+    assert declared(aten.view.default, "x", [2]) == [("x", False)], changed("_schema")
+    assert declared(aten._foreach_add_.List, ["x"], ["y"]) == [(["x"], True)], changed("_schema")
+    assert declared(aten.sin.out, "x", out="y") == [("y", True)], changed("_schema")
+    assert declared(torch.add, "x", "y") == []
 
 
 def test_make_fx_notes_operators_and_replaces_them(compiling_parts):

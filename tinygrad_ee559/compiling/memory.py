@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.private import declared_arguments
+from tinygrad_ee559.compiling.private import declared
 from tinygrad_ee559.errors import CaptureError
 
 
@@ -28,17 +28,12 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
             bases[node] = bases[node.args[0]]
             continue
         found = bases.setdefault(node, set())
-        declarations = declared_arguments(node.target)
-        given = [*zip(node.args, declarations)]
-        given += [(node.kwargs[d.name], d) for d in declarations if d.name in node.kwargs]
-        for argument, declared in given:
-            if declared.alias_info is None:
-                continue
+        for argument, alias in declared(node.target, node.args, node.kwargs):
             items: list[fx.Node] = []
             fx.node.map_arg(argument, items.append)
             reached = set().union(*(bases[item] for item in items))
             found |= reached
-            if declared.alias_info.is_write:
+            if alias.is_write:
                 changed |= reached
     numbers = [i for i, node in enumerate(placeholders) if node in changed]
     pair = overlapping(numbers, inputs)

@@ -151,10 +151,14 @@ def hearing_of_random_states(**heard: Callable[..., None]) -> Iterator[None]:
                 _random.default_generator = _generator.generator
 
 
-def declared_arguments(operator: Any) -> Sequence[Any]:
-    """The arguments of an operator as it declares them: which it returns views of, or changes."""
+def declared(operator: Any, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
+    """What an operator is given, each with what it declares of it: whether it returns views of it,
+    or changes it. What it says nothing of is left out."""
     schema = getattr(operator, "_schema", None)
-    return () if schema is None else schema.arguments
+    arguments = () if schema is None else schema.arguments
+    given = [*zip(args, arguments)]
+    given += [(kwargs[a.name], a) for a in arguments if a.name in kwargs]
+    return [(value, a.alias_info) for value, a in given if a.alias_info is not None]
 
 
 def traced(

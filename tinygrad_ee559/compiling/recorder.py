@@ -19,7 +19,7 @@ from torch import fx
 from tinygrad_ee559.compiling.memory import overlapping
 from tinygrad_ee559.compiling.private import (
     DispatchMode,
-    declared_arguments,
+    declared,
     hearing_of_random_states,
     increment_versions,
 )
@@ -294,10 +294,7 @@ def _is_strided(value: Any) -> bool:
 
 def _changed(function: Any, args: Any, kwargs: Any) -> list[Any]:
     """The tensors that an operator changes in place, and lists of such."""
-    declarations = declared_arguments(function)
-    given = [*zip(args, declarations)]
-    given += [(kwargs[d.name], d) for d in declarations if d.name in kwargs]
-    return [a for a, d in given if d.alias_info is not None and d.alias_info.is_write]
+    return [value for value, alias in declared(function, args, kwargs) if alias.is_write]
 
 
 def _holds_tensors(value: Any) -> bool:
