@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.program import Program
-from tinygrad_ee559.compiling.runs import Runs, counted
+from tinygrad_ee559.compiling.runs import Runs, counted, must_be_seen
 from tinygrad_ee559.compiling.state import Caller
 from tinygrad_ee559.compiling.streams import (
     as_stack,
@@ -23,11 +23,11 @@ from tinygrad_ee559.compiling.streams import (
     streams_of,
 )
 from tinygrad_ee559.errors import CompilerError
-from tinygrad_ee559.private import is_transformed, is_watched, tree_flatten
+from tinygrad_ee559.private import tree_flatten
 from tinygrad_ee559.tensor import Tensor
 
-#: A function has so many programs, those that were made last.
-PROGRAMS = 64
+#: A function has so many programs, those that ran last.
+PROGRAMS = 256
 
 
 class Compiled(Caller):
@@ -49,11 +49,11 @@ class Compiled(Caller):
         self.__name__ = type(function).__name__  # if it has none
         functools.update_wrapper(self, function, updated=())
         self._attribute = self.__name__
-        self._key = f"compiled {self.__name__}"
+        where = getattr(function, "__qualname__", self.__name__)  # an override has another one
+        self._key = f"compiled {self.__module__}.{where}"
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._attribute = name
-        self._key = f"compiled {name} of {owner.__qualname__}"
 
     def __get__(self, instance: Any, owner: type | None = None) -> Compiled:
         """The method of one instance, which is compiled for itself, and kept by the instance."""
@@ -65,15 +65,24 @@ class Compiled(Caller):
                 f"a compiled method is kept in its instance, and a {type(instance).__name__} has "
                 "no __dict__; add that to its __slots__"
             )
+        function = self.functions[0]
         bound: Compiled | None = fields.get(self._key)
-        if bound is None or bound._owner is None or bound._owner[0] is not instance:  # of a copy
-            bound = Compiled(MethodType(self.functions[0], instance))
+        if bound is None or not bound._is(function, instance):
+            bound = Compiled(MethodType(function, instance))
             bound._owner = instance, self._attribute
             if isinstance(instance, type):
                 setattr(instance, self._key, bound)
             else:
                 fields[self._key] = bound
         return bound
+
+    def _is(self, function: Any, instance: Any) -> bool:
+        """Whether it is that method of that instance: not of one it is a copy of, and not one whose
+        class has another by now."""
+        method: Any = self.functions[0]
+        return self._owner is not None and (
+            method.__self__ is instance and method.__func__ is function
+        )
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """Programs stay where they are."""
@@ -89,7 +98,7 @@ class Compiled(Caller):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = _flat(args, kwargs)
-        if _must_be_seen(leaves):
+        if must_be_seen(leaves):
             return self.functions[0](*args, **kwargs)  # a program would hide what it does
         with self._lock:
             found = self._program(leaves, structure)
@@ -119,7 +128,7 @@ class Compiled(Caller):
         originals = streams_of(given, ("steps",))
         args = contiguous(given)
         streams = streams_of(args, ("steps",))
-        hidden = not _must_be_seen(streams)
+        hidden = not must_be_seen(streams)
         returned = []
         with self._lock:
             try:
@@ -142,9 +151,11 @@ class Compiled(Caller):
         self, leaves: Sequence[Any], structure: Any
     ) -> tuple[Program, list[torch.Tensor]] | None:
         """The program that may run now, and what it computes with."""
-        for program in self.programs:
+        for i, program in enumerate(self.programs):
             inputs = program.inputs(leaves, structure)
             if inputs is not None:
+                if i:
+                    self.programs.insert(0, self.programs.pop(i))
                 return program, inputs
         return None
 
@@ -160,6 +171,7 @@ class Compiled(Caller):
         if again:
             try:
                 self.programs.insert(0, Program(capture, leaves, structure))
+                self._runs.forget(capture)
             except CompilerError as error:  # for the next call: this one has done its work
                 self._failure = error
             del self.programs[PROGRAMS:]
@@ -171,14 +183,6 @@ def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any],
     if kwargs or not all(isinstance(a, (Tensor, torch.Tensor)) for a in args):
         return tree_flatten((args, kwargs))
     return args, None
-
-
-def _must_be_seen(leaves: Sequence[Any]) -> bool:
-    """Whether somebody watches, from whom a program would hide what it does: a capture, or one of
-    torch's transformations."""
-    return is_watched() or any(
-        is_transformed(leaf._data if isinstance(leaf, Tensor) else leaf) for leaf in leaves
-    )
 
 
 def compile(function: Callable[..., Any]) -> Compiled:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.capture import Capture
-from tinygrad_ee559.compiling.runs import Runs, counted
+from tinygrad_ee559.compiling.runs import Runs, counted, must_be_seen
 from tinygrad_ee559.compiling.state import Caller
 from tinygrad_ee559.compiling.streams import (
     as_stack,
@@ -21,8 +21,11 @@ from tinygrad_ee559.compiling.streams import (
 )
 from tinygrad_ee559.compiling.together import Together
 from tinygrad_ee559.errors import CompilerError
-from tinygrad_ee559.private import is_watched, tree_flatten
+from tinygrad_ee559.private import tree_flatten
 from tinygrad_ee559.tensor import Tensor
+
+#: An ensemble has so many programs, those that were made last.
+PROGRAMS = 32
 
 
 class Ensemble(Caller):
@@ -36,6 +39,10 @@ class Ensemble(Caller):
         self._together: list[Together] = []
         self._lock = threading.RLock()
         self._failure: CompilerError | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Programs stay where they are."""
+        return Ensemble, (self.steps,)
 
     def __repr__(self) -> str:
         return f"<ensemble of {len(self)}, {counted(self._together)}>"
@@ -79,32 +86,32 @@ class Ensemble(Caller):
                 f"these tensors have the shapes {[list(s.shape) for s in streams]}"
             )
         returned = []
+        seen = must_be_seen(streams)
         with self._lock:
             for step in range(steps):
-                together = self._program([s[step, 0] for s in streams], structure)
+                now = [s[step, 0] for s in streams]
+                together = None if seen else self._program(now, structure)
                 if together is not None and together.carries:
                     returned.append(together.loop([s[step : step + 1] for s in streams]))
                 elif together is not None:
                     returned.append(together.loop([s[step:] for s in streams]))
                     break
                 else:
-                    returned.append(self._one_by_one(args, step, structure))
+                    returned.append(self._one_by_one(args, step, structure, seen))
         return joined(returned)
 
     def _program(self, arguments: list[torch.Tensor], structure: Any) -> Together | None:
         """What may run now."""
-        if is_watched():  # by somebody from whom a program would hide what it does
-            return None
         shapes = [(a.shape, a.dtype) for a in arguments]
         for together in self._together:
             if together.shapes == shapes and together.structure == structure and together.ready():
                 return together
         return None
 
-    def _one_by_one(self, args: Any, step: int, structure: Any) -> Any:
+    def _one_by_one(self, args: Any, step: int, structure: Any, seen: bool) -> Any:
         """One step of each member by itself; compiles what the first did if it did so before."""
         arguments = [entry(args, step, i) for i in range(len(self))]
-        if is_watched():
+        if seen:
             results = [f(*a) for f, a in zip(self.steps, arguments)]
         else:
             if self._failure is not None:
@@ -125,6 +132,8 @@ class Ensemble(Caller):
         if again:
             try:
                 self._together.append(Together(capture, self.steps, structure))
+                self._runs.forget(capture)
+                del self._together[:-PROGRAMS]
             except CompilerError as error:  # for the next call: this one has done its work
                 self._failure = error
 

@@ -13,6 +13,7 @@ from tinygrad_ee559.compiling import cache, lowering, private
 from tinygrad_ee559.compiling.lanes import NoLanesError
 from tinygrad_ee559.compiling.native import Native, Output, apart, source
 from tinygrad_ee559.compiling.progress import compiling
+from tinygrad_ee559.errors import CompilerError
 
 
 class Artifact:
@@ -81,7 +82,11 @@ def native_program(
                 return None
             kernels = apart(kernels, len(inputs))
             text = source(kernels, len(inputs))
-            library = private.build(text)
+            try:
+                library = private.build(text)
+            except CompilerError as error:  # it may have run out of memory
+                _warn_of_the_ordinary_way(error)
+                return None
         outputs = [
             (
                 memory,
@@ -144,11 +149,15 @@ def _kernels(
     except NoLanesError:
         raise
     except Exception as error:  # this rests on private parts of torch
-        warnings.warn(
-            f"this step is compiled the ordinary way, which is slower: {_with_release(error)}",
-            stacklevel=2,
-        )
+        _warn_of_the_ordinary_way(error)
         return None
+
+
+def _warn_of_the_ordinary_way(error: Exception) -> None:
+    warnings.warn(
+        f"this step is compiled the ordinary way, which is slower: {_with_release(error)}",
+        stacklevel=3,
+    )
 
 
 def _with_release(error: Exception) -> str:

@@ -33,8 +33,9 @@ from tinygrad_ee559.errors import CaptureError, CompilerError
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import lift
 
-#: Under the conditions of so many runs that did what it does, a program may run.
-CONDITIONS = 8
+#: Under the conditions of so many runs that did what it does, a program may run: those that were
+#: found again last.
+CONDITIONS = 32
 
 
 class Program:
@@ -104,9 +105,12 @@ class Program:
 
     def inputs(self, arguments: Sequence[Any], structure: Any) -> list[torch.Tensor] | None:
         """The tensors to compute with, None if the program may not run."""
-        if not any(c.hold(arguments, structure) for c in self.conditions):
-            return None
-        return self._inputs.fetch(arguments)
+        for i, conditions in enumerate(self.conditions):
+            if conditions.hold(arguments, structure):
+                if i:
+                    self.conditions.insert(0, self.conditions.pop(i))
+                return self._inputs.fetch(arguments)
+        return None
 
     def run(self, arguments: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns; changes what it changes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,15 @@ import torch
 from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
+from tinygrad_ee559.private import is_transformed, is_watched
+from tinygrad_ee559.tensor import Tensor
 
 #: After so many runs in which a function changed more than tensors, it will go on to do so.
 PATIENCE = 4
 #: After so many runs of which no two did the same, users should hear of it.
 MANY = 16
 #: A run is compared with so many before it.
-COMPARED = 64
+COMPARED = 256
 #: After so many runs that did the same and had to be watched, users should hear of it.
 WATCHED = 32
 
@@ -53,7 +55,7 @@ class Runs:
                 )
             return capture, False
         self._restless = 0
-        if self._alone.pop(capture.text, None) is not None:
+        if capture.text in self._alone:
             return capture, True
         self._alone[capture.text] = [t for t in capture.sources if isinstance(t, torch.Tensor)]
         if len(self._alone) == MANY:
@@ -66,6 +68,10 @@ class Runs:
             del self._alone[next(iter(self._alone))]
         return capture, False
 
+    def forget(self, capture: Capture) -> None:
+        """There is a program for what was done twice."""
+        self._alone.pop(capture.text, None)
+
 
 def warn_of_watching(before: State, now: State) -> None:
     """Say why runs that do the same are watched: what one of them found, and what the next."""
@@ -75,6 +81,14 @@ def warn_of_watching(before: State, now: State) -> None:
         f"what it may depend on was another each time: {'; '.join(changed[:3])}. Have it out of "
         "the function's reach, or in a tensor",
         stacklevel=5,
+    )
+
+
+def must_be_seen(leaves: Sequence[Any]) -> bool:
+    """Whether somebody watches, from whom a program would hide what it does: a capture, or one of
+    torch's transformations."""
+    return is_watched() or any(
+        is_transformed(leaf._data if isinstance(leaf, Tensor) else leaf) for leaf in leaves
     )
 
 
