@@ -6,7 +6,7 @@ from collections.abc import Collection
 from types import CodeType
 from typing import Any
 
-from tinygrad_ee559.compiling.places import SCALARS, Numbers, Place, same
+from tinygrad_ee559.compiling.places import Numbers, Place, is_value, same
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
@@ -60,8 +60,7 @@ def check_alike(first: State, other: State, member: int) -> None:
 
 
 def _scalars(state: State) -> list[tuple[Place, Any]]:
-    kinds = *SCALARS, Numbers
-    return [(place, value) for place, value in state.values if isinstance(value, kinds)]
+    return [(p, value) for p, value in state.values if is_value(value) or type(value) is Numbers]
 
 
 def _differ(where: str) -> CaptureError:

@@ -87,8 +87,11 @@ class Capture:
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        with self._watched(leaves), recorder, NoReading():
+        with self._watched(leaves), recorder, NoReading() as reading:
             self.returned = function(*args, **kwargs)
+        refusal = recorder.refusal or reading.refusal
+        if refusal is not None:  # and the function took no notice
+            raise refusal
         recorder.check_random_state()
         _check_same_arguments(leaves, raws, tree_flatten((args, kwargs))[0])
         after = State(function, leaves)
@@ -262,14 +265,17 @@ def _has_tape(value: Any) -> bool:
 @contextmanager
 def _noting(nodes: Iterable[Any], arrived: set[int]) -> Iterator[None]:
     """Inside, it is noted to which nodes gradients come, by their ids."""
-    hooks = [(node, node.hooks, lambda _g, node=node: arrived.add(id(node))) for node in nodes]
-    for node, before, hook in hooks:
-        node.hooks = [*(before or ()), hook]
+    hooks = [(node, lambda _g, node=node: arrived.add(id(node))) for node in nodes]
+    for node, hook in hooks:
+        if node.hooks is None:
+            node.hooks = []
+        node.hooks.append(hook)
     try:
         yield
     finally:
-        for node, before, _ in hooks:
-            node.hooks = before
+        for node, hook in hooks:
+            node.hooks.remove(hook)
+            node.hooks = node.hooks or None
 
 
 def _check_argument(value: Any) -> None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
+import re
 import sys
 import sysconfig
 import types
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: Where the modules are that the user has not written himself.
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 #: The instructions by which Python gets at variables of a module.
 _OF_MODULES = "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"
-#: Those by which it gets at attributes and methods.
-_OF_OBJECTS = "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"
-#: Those by which it gets at fields.
-_OF_FIELDS = *_OF_OBJECTS, "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM"
+#: Those by which it gets at attributes: fields, methods, and variables of other modules.
+_OF_FIELDS = (
+    "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM",
+)  # fmt: skip
+#: Those that make or hand on a cell.
+_OF_CELLS = "COPY_FREE_VARS", "MAKE_CELL", "LOAD_CLOSURE"
+#: Those that neither load a variable nor do anything with it.
+_NEITHER = "COPY", "DUP_TOP", "EXTENDED_ARG"
 #: Functions and attributes through which code may get at others whose names it does not say.
 _COMPUTED = {
     "getattr", "setattr", "hasattr", "delattr", "vars", "dir", "attrgetter", "methodcaller",
@@ -34,13 +40,11 @@ class Called(NamedTuple):
     """What a function's code names.
 
     Attributes:
-        methods: the attributes that it reads.
-        fields: those, and the ones that it sets.
+        fields: the attributes that it reads or sets.
         computed: whether there may be others.
         makes: whether it gets at the class of an object, to make another one.
     """
 
-    methods: tuple[str, ...]
     fields: tuple[str, ...]
     computed: bool
     makes: bool
@@ -61,7 +65,7 @@ def names_called(code: types.CodeType) -> Called:
     computed |= not _COMPUTED_IF_VARIABLES.isdisjoint(variables)
     matches = any(i.opname == "MATCH_CLASS" for c in _inside(code) for i in dis.get_instructions(c))
     makes = "__class__" in fields or "type" in variables
-    return Called(_names(code, *_OF_OBJECTS, "IMPORT_FROM"), fields, computed or matches, makes)
+    return Called(fields, computed or matches, makes)
 
 
 @functools.cache
@@ -77,25 +81,40 @@ def names_on_first(code: types.CodeType) -> frozenset[str] | None:
     """The attributes of its first parameter that a method uses; None if it uses that otherwise, so
     that others may get at it."""
     if not code.co_argcount:
-        return frozenset()
+        return None if code.co_flags & inspect.CO_VARARGS else frozenset()
     first = code.co_varnames[0]
     names: set[str] = set()
     for inner in _inside(code):
         if inner is not code and first in inner.co_varnames:
             continue  # another variable of that name
-        steps = [i for i in dis.get_instructions(inner) if i.opname not in ("COPY", "EXTENDED_ARG")]
-        for step, following in pairwise(steps):
-            if step.argval == first and step.opname in ("LOAD_FAST", "LOAD_DEREF"):
-                if following.opname not in _OF_FIELDS:
+        for (opname, value), (following, name) in pairwise(_steps(inner)):
+            if value == first and opname in ("LOAD_FAST", "LOAD_DEREF"):
+                if following not in _OF_FIELDS:
                     return None
-                names.add(following.argval)
-            elif step.opname not in ("COPY_FREE_VARS", "MAKE_CELL", "LOAD_CLOSURE") and (
-                step.argval == first or isinstance(step.argval, tuple) and first in step.argval
-            ):
+                names.add(name)
+            elif value == first and opname not in _OF_CELLS:
                 return None
         if "super" in _names(inner, "LOAD_GLOBAL"):
             names.update(_names(inner, *_OF_FIELDS))
     return frozenset(names)
+
+
+def _steps(code: types.CodeType) -> list[tuple[str, Any]]:
+    """The instructions of a function, named as in Python 3.11, each with what it is about.
+
+    Later ones have some for two variables, and get at cells (where variables are kept that inner
+    functions use) like at variables.
+    """
+    steps: list[tuple[str, Any]] = []
+    cells = code.co_cellvars + code.co_freevars
+    for instruction in dis.get_instructions(code):
+        opnames = re.findall(r"(?:LOAD|STORE|DELETE)_FAST", instruction.opname)
+        if opnames:
+            values = instruction.argval if len(opnames) > 1 else [instruction.argval]
+            steps += [("LOAD_CLOSURE" if v in cells else o, v) for o, v in zip(opnames, values)]
+        elif instruction.opname not in _NEITHER:
+            steps.append((instruction.opname, instruction.argval))
+    return steps
 
 
 @functools.cache
@@ -108,14 +127,18 @@ def names_of_fields(kind: type) -> tuple[str, ...]:
 
 @functools.cache
 def is_users(module: str) -> bool:
-    """Whether a module is neither Python's nor installed nor ours."""
-    if module == "__main__":
-        return True
+    """Whether a module is neither Python's nor installed nor ours.
+
+    One that nobody knows belongs to who has what it is in, or else was made by the user.
+    """
+    if module.partition(".")[0] in ("__main__", "tinygrad_ee559"):
+        return module == "__main__"
     found = sys.modules.get(module)
     file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
-    if file is None or module.partition(".")[0] == "tinygrad_ee559":
-        return False
-    return not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
+    if file is not None:
+        return not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
+    package = module.rpartition(".")[0]
+    return is_users(package) if package else module not in sys.stdlib_module_names
 
 
 def _names(code: types.CodeType, *instructions: str) -> tuple[str, ...]:

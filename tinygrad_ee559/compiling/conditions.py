@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.compiling.places import SCALARS, Look, Numbers, Place, kept, same
+from tinygrad_ee559.compiling.places import SCALARS, Look, Numbers, Place, is_value, kept, same
 from tinygrad_ee559.compiling.private import any_autocast
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.tape import Leaf, overridden
@@ -90,8 +90,9 @@ class Conditions:
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._nodes = [tensor.node for tensor in self._tensors]
         watched = [*state.values, *((p, t) for p, t in state.wrappers if p not in replaced)]
-        self._arrays = [(p, v) for p, v in watched if isinstance(v, Numbers)]
-        watched = [(p, v) for p, v in watched if not isinstance(v, Numbers)]
+        # Of which most functions have none.
+        self._uncommon = [(p, v) for p, v in watched if _is_uncommon(p, v)]
+        watched = [(p, v) for p, v in watched if not _is_uncommon(p, v)]
         numbers = [(p, v) for p, v in watched if isinstance(p.holder, (Tensor, Leaf))]
         watched = [(p, v) for p, v in watched if not isinstance(p.holder, (Tensor, Leaf))]
         entries = [(p, v) for p, v in watched if not isinstance(p.holder, CellType)]
@@ -142,7 +143,7 @@ class Conditions:
                 one = source.tensor() if isinstance(source, Place) else _raw(arguments[source])
                 if place.tensor() is not one:
                     return False
-            for place, known in self._arrays:
+            for place, known in self._uncommon:
                 if not same(kept(place.get()), known):
                     return False
             for place, node in self._tapes:
@@ -159,6 +160,13 @@ class Conditions:
             )
         except (LookupError, ValueError):  # an entry, or a variable's value, is gone
             return False
+
+
+def _is_uncommon(place: Place, value: Any) -> bool:
+    """Whether it takes longer to get there, or to compare."""
+    tuples = isinstance(value, tuple) and is_value(value)
+    by_default = hasattr(type(place.holder), "__missing__")  # which would put something there
+    return tuples or by_default or isinstance(value, Numbers) or place.is_slot()
 
 
 def _raw(value: Any) -> Any:

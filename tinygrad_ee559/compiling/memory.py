@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -55,6 +56,16 @@ def overlapping(written: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple
             if i != j and max(start, begin) < min(end, stop):
                 return i, j
     return None
+
+
+def share(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors may have a number in common: where they lie by turns, as the columns of a
+    matrix do, they have none."""
+    start, begin = one.data_ptr(), other.data_ptr()
+    if max(start, begin) >= min(start + reach(one), begin + reach(other)):
+        return False
+    step = math.gcd(*(s for t in (one, other) for n, s in zip(t.shape, t.stride()) if n > 1))
+    return not step or one.dtype != other.dtype or (start - begin) % (step * one.itemsize) == 0
 
 
 def reach(tensor: torch.Tensor) -> int:

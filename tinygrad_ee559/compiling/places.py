@@ -18,8 +18,19 @@ SCALARS = (
 )  # fmt: skip
 
 
+def is_value(value: Any) -> bool:
+    """Whether it is one of these values, or a tuple of such."""
+    return isinstance(value, SCALARS) or isinstance(value, tuple) and all(map(is_value, value))
+
+
 class Place:
-    """Where something is kept: an entry of a dict or list, a variable, a tensor's value."""
+    """Where something is kept: an entry of a dict or list, a variable, a tensor's value, a slot.
+
+    Args:
+        holder: what has it.
+        key: the key, or the slot.
+        path: how it is called.
+    """
 
     __slots__ = ("holder", "key", "path")
 
@@ -44,6 +55,10 @@ class Place:
         key = "" if isinstance(self.key, SCALARS) else f" at {id(self.key)}"
         return f"{self.path} of {id(self.holder)}{key}"
 
+    def is_slot(self) -> bool:
+        """Whether it is a slot of an object, which has no dict of fields."""
+        return self.key.__class__ is types.MemberDescriptorType
+
     def get(self) -> Any:
         """What is there, None if nothing is."""
         holder = self.holder
@@ -51,6 +66,11 @@ class Place:
             return holder.grad
         if isinstance(holder, Tensor):
             return holder._data
+        if self.is_slot():
+            try:
+                return self.key.__get__(holder)
+            except AttributeError:  # nothing is in there
+                return None
         if isinstance(holder, dict):
             return holder.get(self.key)
         if isinstance(holder, types.CellType):
@@ -93,6 +113,8 @@ class Place:
             holder.data = value
         elif isinstance(holder, types.CellType):
             holder.cell_contents = lift(value, None) if wrapped else value
+        elif self.is_slot():
+            self.key.__set__(holder, lift(value, None) if wrapped else value)
         else:
             holder[self.key] = lift(value, None) if wrapped else value
 
@@ -116,7 +138,11 @@ def same(one: Any, other: Any) -> bool:
     """Whether programs may take one value for the other."""
     if one is other:
         return True
-    return isinstance(one, (*SCALARS, Numbers)) and type(one) is type(other) and one == other
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (*SCALARS, Numbers)):
+        return bool(one == other)
+    return is_value(one) and len(one) == len(other) and all(map(same, one, other))
 
 
 class Look:

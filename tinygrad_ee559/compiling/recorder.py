@@ -51,15 +51,29 @@ _READING = {
     torch.Tensor.__dlpack__: "dlpack",
     torch.Tensor.__repr__: "print or repr",
     torch.Tensor.__format__: "print or format",
+    torch.Tensor.apply_: "apply_",
+    torch.Tensor.map_: "map_",
+    torch.Tensor.map2_: "map2_",
 }
 
 
 class NoReading(torch.overrides.TorchFunctionMode):
     """Refuses to show values."""
 
+    #: The first error that was raised here.
+    refusal: CaptureError | None = None
+
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        try:
+            self._check(function, args, kwargs)
+        except CaptureError as error:
+            self.refusal = self.refusal or error
+            raise
+        return function(*args, **(kwargs or {}))
+
+    def _check(self, function: Any, args: Any, kwargs: Any) -> None:
         if function in _READING:
             raise _asks_for_values(_READING[function])
         if function == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
@@ -72,7 +86,6 @@ class NoReading(torch.overrides.TorchFunctionMode):
             raise _asks_for_values("tensor_split at indices in a tensor")
         if function in _FILLING and any(map(_holds_tensors, args)):
             raise _asks_for_values(f"{_FILLING[function]} of a list; torch.stack needs none")
-        return function(*args, **(kwargs or {}))
 
 
 class _Randomness:
@@ -126,6 +139,9 @@ class Recorder(DispatchMode):  # type: ignore[misc]
 
     Tensors that are used and were not made inside are the graph's inputs, in the order of use.
     """
+
+    #: The first error that was raised here.
+    refusal: CaptureError | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +227,14 @@ class Recorder(DispatchMode):  # type: ignore[misc]
     ) -> Any:
         if not all(kind in (torch.Tensor, torch.nn.Parameter) for kind in types):
             return NotImplemented  # a subclass, which says what to do instead
-        kwargs = kwargs or {}
+        try:
+            return self._recorded(function, args, kwargs or {})
+        except CaptureError as error:
+            self.refusal = self.refusal or error
+            raise
+
+    def _recorded(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator gives, which is written down."""
         if not _ON_VALUES.isdisjoint(function.tags) and not _by_integers(function, args):
             raise _asks_for_values(function.name())
         if function.namespace == "profiler":  # computes nothing

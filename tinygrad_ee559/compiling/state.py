@@ -10,6 +10,7 @@ is constant for a program.
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 import os
 import sys
@@ -31,7 +32,7 @@ from tinygrad_ee559.compiling.code import (
     names_on_first,
     names_read,
 )
-from tinygrad_ee559.compiling.places import SCALARS, Place, kept, same
+from tinygrad_ee559.compiling.places import SCALARS, Place, is_value, kept, same
 from tinygrad_ee559.rules.registry import Rule
 from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor
@@ -42,6 +43,10 @@ _LIBRARIES = tuple(
 )
 #: Methods that run where instances are made.
 _MAKING = "__init__", "__new__", "__post_init__"
+#: Objects whose fields say nothing of what a step does, and lead everywhere.
+_OPAQUE = logging.Logger, logging.Handler
+#: Attributes of classes that may lead to code, besides objects of the user's.
+_WITH_CODE = type, functools.partial, list, tuple, dict, deque
 #: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
 _KNOWN = "torch", "tinygrad_ee559"
 
@@ -66,6 +71,20 @@ class _Fields(NamedTuple):
     entries: dict[str, Any]
     path: str
     plain: bool
+    found: set[str]
+
+
+class _Slots(NamedTuple):
+    """An object that may have slots for fields, which count as those above.
+
+    Attributes:
+        object: the object.
+        path: the way to it.
+        found: the names of those that were visited.
+    """
+
+    object: Any
+    path: str
     found: set[str]
 
 
@@ -138,6 +157,7 @@ class State:
         self._classes: dict[type, str] = {}  # of the objects that were found
         self._makers: dict[type, str] = {}  # of objects that may be made
         self._fields: list[_Fields] = []
+        self._slots: list[_Slots] = []
         self._called = {"__call__", "forward"}
         self._named: set[str] = set()
         self._any_name = False  # whether code may get at fields by names that it computes
@@ -169,7 +189,7 @@ class State:
         before = dict(self.values)
         found = [
             f"{place} ({before[place]!r}, then {value!r})"
-            if isinstance(value, SCALARS)
+            if is_value(value)
             else f"{place} ({_another(place.get())})"
             for place, value in after.values
             if place in before and not same(before[place], value)
@@ -195,7 +215,9 @@ class State:
             self.found.append(value)
         else:
             self.values.append((place, kept(value)))
-            if not isinstance(value, (*SCALARS, np.ndarray)):
+            if is_value(value):
+                self._classes.setdefault(type(value), place.path)
+            elif not isinstance(value, np.ndarray):
                 self._object(value, place.path)
 
     def _leaf(self, tensor: Tensor, path: str) -> None:
@@ -256,8 +278,7 @@ class State:
                 self.containers.append((value, len(value), path))
                 for i, item in enumerate(value):
                     self._visit(item, Place(value, i, f"{path}[{i}]"))
-            if hasattr(value, "__dict__"):
-                self._instance(value, path)
+            self._instance(value, path)
 
     def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
         self.containers.append((fields, len(fields), path))
@@ -268,9 +289,14 @@ class State:
                 self._leaf(key, name)
 
     def _instance(self, value: Any, path: str) -> None:
-        kind, fields = type(value), vars(value)
-        self._owner.meet(value)
+        kind = type(value)
         self._classes.setdefault(kind, path)
+        if is_users(kind.__module__):
+            self._slots.append(_Slots(value, path, set()))
+        if not _has_fields(value) or isinstance(value, _OPAQUE):
+            return
+        fields = vars(value)
+        self._owner.meet(value)
         others = [base for base in kind.__mro__ if not is_users(base.__module__)]
         known = [base for base in others if base.__module__.partition(".")[0] in _KNOWN]
         if len(others) == len(kind.__mro__) or not all(
@@ -303,7 +329,7 @@ class State:
                     self._object(sys.modules[module], module)
         self._dict(vars(function), path, ".{}")
         called = names_called(function.__code__)
-        self._called.update(called.methods)
+        self._called.update(called.fields)
         self._named.update(called.fields)
         self._any_name |= called.computed
         self._any_class |= called.makes
@@ -341,6 +367,15 @@ class State:
                     found.add(name)
                     self._visit(value, Place(entries, name, f"{path}.{name}"))
 
+        for holder, path, found in list(self._slots):
+            for base in type(holder).__mro__:
+                for name, slot in vars(base).items():
+                    if isinstance(slot, types.MemberDescriptorType) and name not in found:
+                        if self._any_name or name in self._named:
+                            found.add(name)
+                            place = Place(holder, slot, f"{path}.{name}")
+                            self._visit(place.get(), place)
+
     def _look_at_methods(self) -> None:
         """Look at methods that have a name which was called, or that Python calls by itself, as for
         operators."""
@@ -353,10 +388,14 @@ class State:
             for name, method in vars(base).items()
             if self._any_name
             or name in self._names(kind, self._called)
+            or name in _methods_of_others(kind)
             or (name.startswith("__") and (made or kind in self._makers or name not in _MAKING))
         ]
         for method, path, kind in methods:
             if isinstance(method, property):
+                for function in (method.fset, method.fdel):
+                    if function is not None:
+                        self._method(function, path, kind)
                 method = method.fget
             elif isinstance(method, (classmethod, staticmethod)):
                 method = method.__func__
@@ -366,11 +405,32 @@ class State:
                 method = method.dispatcher
             elif isinstance(method, functools._lru_cache_wrapper):
                 method = method.__wrapped__
-            known = isinstance(method, (types.FunctionType, Caller))
-            if known or is_users(type(method).__module__):
-                if kind is self._owner.kind:
-                    self._owner.read(method)
-                self._object(method, path)
+            self._method(method, path, kind)
+
+    def _method(self, method: Any, path: str, kind: type) -> None:
+        """Look at an attribute of a class, if it may have code, or hold something that has."""
+        if isinstance(method, (types.FunctionType, Caller)):
+            if kind is self._owner.kind:
+                self._owner.read(method)
+            self._object(method, path)
+        elif isinstance(method, _WITH_CODE) or is_users(type(method).__module__):
+            self._object(method, path)
+
+
+def _has_fields(value: Any) -> bool:
+    """Whether an object has a dict of fields; methods of the user's are not asked."""
+    kind = type(value)
+    if is_users(kind.__module__):
+        return any("__dict__" in vars(base) for base in kind.__mro__)
+    return hasattr(value, "__dict__")
+
+
+@functools.cache
+def _methods_of_others(kind: type) -> frozenset[str]:
+    """The names of what a class may override in others that are not the user's, whose code calls
+    it."""
+    others = [b for b in kind.__mro__ if b is not object and not is_users(b.__module__)]
+    return frozenset(name for base in others for name in vars(base))
 
 
 def _another(value: Any) -> str:

@@ -6,7 +6,7 @@ model like any other, to be evaluated, saved or trained alone.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -255,7 +255,7 @@ class Together:
             return False
         if moved:
             tensors = [tensor for tensor in now if tensor is not None]  # which is all of them
-            self._check_apart(tensors)
+            self._check_apart(moved, tensors)
             self._move(moved, tensors)
         for i, (source, room, part) in self._shared.items():
             shared = source.tensor() if isinstance(source, Place) else source
@@ -264,12 +264,17 @@ class Together:
             self._stacks[i] = self._layout.spread(shared, room)
         return True
 
-    def _check_apart(self, now: list[torch.Tensor]) -> None:
+    def _check_apart(self, moved: list[int], now: list[torch.Tensor]) -> None:
         """Raise an error if what steps change is in one memory with another tensor."""
-        memories = Counter(tensor.data_ptr() for tensor in now)
-        for shown, tensor in zip(self._shown, now):
-            if shown.input in self._written and memories[tensor.data_ptr()] > 1 and tensor.numel():
-                raise _share_what_changes(f"{shown.place}, of shape {list(tensor.shape)}")
+        neighbors: dict[int, list[int]] = defaultdict(list)
+        for i, tensor in enumerate(now):
+            neighbors[tensor.untyped_storage().data_ptr()].append(i)
+        for i in moved:
+            for j in neighbors[now[i].untyped_storage().data_ptr()]:
+                changed = not self._written.isdisjoint({self._shown[i].input, self._shown[j].input})
+                if i != j and changed and memory.share(now[i], now[j]):
+                    shape = list(now[i].shape)
+                    raise _share_what_changes(f"{self._shown[i].place}, of shape {shape}")
 
     def _move(self, moved: list[int], now: list[torch.Tensor]) -> None:
         """Move tensors to where they belong.
