@@ -49,12 +49,14 @@ class Tensor:
     Tensor(4.0)
     """
 
-    __slots__ = ("_data", "node", "__weakref__")
+    __slots__ = ("_data", "node", "frozen", "__weakref__")
     __array_ufunc__ = None  # numpy_array * tensor is left to Tensor.__rmul__
 
     _data: Any
     #: The node that computed this value; a `Leaf` if the user made it; None without gradients.
     node: Any
+    #: The `Leaf` that it had before it stopped requiring gradients, if it did.
+    frozen: Leaf
 
     def __init__(
         self,
@@ -243,7 +245,15 @@ class Tensor:
                 f"only floating-point and complex tensors can require gradients, and this one is "
                 f"{self.dtype}"
             )
-        self.node = Leaf(self._data) if wanted else None
+        if not wanted:
+            self.frozen, self.node = self.node, None
+            return
+        leaf = leaf_of(self)
+        if leaf is None:
+            leaf = Leaf(self._data)
+        else:
+            leaf.hold(self._data)
+        self.node = leaf
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad` and return the tensor itself."""
@@ -262,11 +272,13 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The gradient that backward passes have gathered here, if any."""
-        return getattr(self.node, "grad", None)
+        node = leaf_of(self) if self.node is None else self.node
+        return getattr(node, "grad", None)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
-        if self.node is None:
+        node = leaf_of(self) if self.node is None else self.node
+        if node is None:
             if value is not None:
                 raise NotDifferentiableError(
                     "a gradient was assigned to a tensor that does not require gradients"
@@ -284,7 +296,7 @@ class Tensor:
                     f"a gradient of {value.dtype} was assigned to a tensor of {self.dtype}; "
                     "convert it"
                 )
-        self.node.grad = value
+        node.grad = value
 
     def detach(self) -> Tensor:
         """The same value, shared, without its history."""
@@ -375,6 +387,14 @@ class Tensor:
         def __le__(self, other: Any) -> Tensor: ...
         def __gt__(self, other: Any) -> Tensor: ...
         def __ge__(self, other: Any) -> Tensor: ...
+
+
+def leaf_of(tensor: Tensor) -> Leaf | None:
+    """Where the gradient of a tensor gathers, or did before it was frozen."""
+    node = tensor.node
+    if node is None:
+        return getattr(tensor, "frozen", None)
+    return node if isinstance(node, Leaf) else None
 
 
 def lift(value: Any, edge: Any) -> Tensor:

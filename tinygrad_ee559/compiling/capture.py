@@ -63,6 +63,7 @@ class Capture:
             gradient they are.
         moves: where inputs were left as they are: a place, whether wrapped, and the input's number,
             or None where a tensor was taken away.
+        freezes: the tensors that it froze, or let require gradients again, and which of these.
         replaced: the places in which something else was left.
         carries: whether one of them is a source, so that the next run begins with something else.
         missing: the ids of the leaves that had no gradient before the run.
@@ -96,6 +97,7 @@ class Capture:
         _check_same_arguments(leaves, raws, tree_flatten((args, kwargs))[0])
         after = State(function, leaves)
         self.changes = self.state.changes(after)
+        self.freezes = self.state.freezes(after)
         outputs = self._results(recorder)
         self.collected = len(outputs)
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -112,7 +114,8 @@ class Capture:
             self.sources.append(source)
         self.replaced = {effect.place for effect in self.effects if isinstance(effect, Effect)}
         self.replaced |= {place for place, _, _ in self.moves}
-        self.carries = any(s in self.replaced for s in self.sources if isinstance(s, Place))
+        replaces = any(s in self.replaced for s in self.sources if isinstance(s, Place))
+        self.carries = replaces or bool(self.freezes)
         self.shared = []
         for place, known in zip(self.state.tensors[: self.state.own], found):
             first = arguments.get(id(known), places.get(id(known), place))
@@ -197,6 +200,7 @@ class Capture:
             else:
                 lines.append(f"gradient of argument {effect}")
         lines += [f"{place.identity()} gets input {i}, {w}" for place, w, i in self.moves]
+        lines += [f"tensor {id(tensor)} is frozen: {now}" for tensor, now in self.freezes]
         lines.append(f"returns {self.results} in {self.structure}")
         lines.append(f"by default {torch.get_default_dtype()}")  # which operators do not name
         return "\n".join(lines)

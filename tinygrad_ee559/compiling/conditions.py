@@ -12,7 +12,7 @@ from tinygrad_ee559.compiling.places import SCALARS, Look, Numbers, Place, is_va
 from tinygrad_ee559.compiling.private import any_autocast
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.tape import Leaf, overridden
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, leaf_of
 
 
 def mode() -> tuple[Any, ...]:
@@ -88,7 +88,7 @@ class Conditions:
         self._shared = shared
         self._tapes = tapes
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
-        self._nodes = [tensor.node for tensor in self._tensors]
+        self._leaves_of = [None if state.frozen[id(t)] else leaf_of(t) for t in self._tensors]
         watched = [*state.values, *((p, t) for p, t in state.wrappers if p not in replaced)]
         # Of which most functions have none.
         self._uncommon = [(p, v) for p, v in watched if _is_uncommon(p, v)]
@@ -121,7 +121,7 @@ class Conditions:
                 return False
         if self._twice and _repeated(arguments) != self._twice:
             return False
-        if [tensor.node for tensor in self._tensors] != self._nodes:
+        if [tensor.node for tensor in self._tensors] != self._leaves_of:
             return False
         leaves = self._leaves
         if self._leaf_arguments:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tinygrad_ee559.tape import Leaf
-from tinygrad_ee559.tensor import Tensor, lift
+from tinygrad_ee559.tensor import Tensor, leaf_of, lift
 
 #: Values that are compared; of all others it counts which object they are.
 SCALARS = (
@@ -87,7 +87,7 @@ class Place:
         if value.__class__ is torch.Tensor:  # as nearly all, at every call of a program
             return value
         if isinstance(value, Tensor):  # one in which gradients gather has a place of its own
-            value = None if isinstance(value.node, Leaf) else value._data
+            value = None if leaf_of(value) is not None else value._data
         return value if isinstance(value, torch.Tensor) else None
 
     def number(self) -> Any:

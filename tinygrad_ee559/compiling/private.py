@@ -197,10 +197,12 @@ _WRITING = {
 
 
 def _copy_what_is_written_over(graph: fx.Graph) -> None:
-    """Have the parts of a tensor that are written into it elsewhere copied first.
+    """Have what is written into a tensor, and where, computed first if that depends on the tensor.
 
     In h[1:] = h[:-1].clone(), Inductor takes the clone away, and then writes in place.
     """
+    from torch._inductor import inductor_prims
+
     for node in list(graph.nodes):
         if str(node.target) not in _WRITING:
             continue
@@ -208,28 +210,66 @@ def _copy_what_is_written_over(graph: fx.Graph) -> None:
         memory = base.meta["val"].untyped_storage()
 
         def copied(read: fx.Node, node: fx.Node = node, memory: Any = memory) -> fx.Node:
-            if read.meta["val"].untyped_storage() is not memory:
+            if not _depends_on(read, memory):
                 return read
+            value = read.meta["val"].clone()
+            strides = list(value.stride())
             with graph.inserting_before(node):
                 copy = graph.call_function(torch.ops.aten.clone.default, (read,))
-            copy.meta["val"] = read.meta["val"].clone()
-            return copy
+                apart = graph.call_function(inductor_prims.force_stride_order, (copy, strides))
+            copy.meta["val"] = apart.meta["val"] = value
+            return apart
 
         node.args = (base, *fx.map_arg(others, copied))
 
 
-def _in_order() -> dict[str, Any]:
-    """The option that has Inductor read what it writes over before it does."""
+def _depends_on(node: fx.Node, memory: torch.UntypedStorage) -> bool:
+    """Whether a value is in some memory, or computed from what is."""
+    pending, seen = [node], {node}
+    for found in pending:
+        value = found.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.untyped_storage() is memory:
+            return True
+        new = [n for n in found.all_input_nodes if n not in seen]
+        pending += new
+        seen.update(new)
+    return False
+
+
+@contextmanager
+def _in_order(options: dict[str, Any]) -> Iterator[None]:
+    """Inside, Inductor has these options, and reads what it writes over before or after, as the
+    graph has it."""
+    from torch._inductor import config
     from torch._inductor.custom_graph_pass import CustomGraphPass
+    from torch._inductor.dependencies import MemoryDep
+    from torch._inductor.scheduler import Scheduler
 
     class InOrder(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             _copy_what_is_written_over(graph)
 
         def uuid(self) -> str:
-            return "tinygrad_ee559: what is written over is copied first"
+            return "tinygrad_ee559: what is written into a tensor is computed first"
 
-    return {"post_grad_custom_post_pass": InOrder()}
+    can_fuse: Callable[..., bool] = Scheduler.can_fuse_vertical
+
+    def can_fuse_rightly(scheduler: Any, one: Any, two: Any, **options: Any) -> bool:
+        """Whether a loop that reads may be part of the one that writes: Inductor may forget that
+        what was written in place has a new name, if it has fused the reading loop before."""
+        new = scheduler.mutation_renames
+        for read in two.unmet_dependencies:
+            name = new.get(read.name, read.name)
+            writes = [w for w in one.read_writes.writes if new.get(w.name, w.name) == name]
+            if isinstance(read, MemoryDep) and name != read.name and writes:
+                renamed = read.rename(new)
+                if not all(scheduler.fusable_read_and_write(renamed, w) for w in writes):
+                    return False
+        return can_fuse(scheduler, one, two, **options)
+
+    options = {**options, "post_grad_custom_post_pass": InOrder()}
+    with config.patch(options), mock.patch.object(Scheduler, "can_fuse_vertical", can_fuse_rightly):
+        yield
 
 
 class _Foreign(Exception):
@@ -283,7 +323,6 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
     to which.
     """
     from torch._guards import TracingContext, tracing
-    from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile
     from torch._inductor.compile_fx import compile_fx_inner
 
@@ -298,7 +337,7 @@ def kernels(graph: fx.GraphModule, parallel: bool = False) -> Kernels | None:
 
     with (
         mock.patch.object(AsyncCompile, "cpp_pybinding", note),
-        config.patch(_OPTIONS | _in_order() | (_PARALLEL if parallel else {})),
+        _in_order(_OPTIONS | (_PARALLEL if parallel else {})),
         tracing(TracingContext(fakes[0].fake_mode)),
         literally(),
     ):
@@ -390,10 +429,9 @@ def build(source: str) -> str:
 
 def artifact(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., Any]:
     """The graph compiled by Inductor, as a function of its inputs."""
-    from torch._inductor import config, standalone_compile
+    from torch._inductor import standalone_compile
 
-    patch = config.patch(_MACHINE | _in_order())
-    with patch, literally(), _unsaid("standalone_compile", "cannot save"):
+    with _in_order(_MACHINE), literally(), _unsaid("standalone_compile", "cannot save"):
         return standalone_compile(graph, list(inputs), dynamic_shapes="from_example_inputs")
 
 

@@ -177,6 +177,8 @@ class Program:
                 arguments[effect].node.grad = lift(value, None)
             else:
                 effect.place.put(value, effect.wrapped, effect.inside)
+        for tensor, frozen in self._capture.freezes:
+            tensor.requires_grad = not frozen
         for place, wrapped, i in self._capture.moves:
             place.put(None if i is None else inputs[i], wrapped)
 

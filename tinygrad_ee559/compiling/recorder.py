@@ -43,6 +43,8 @@ _FILLING = {
 }
 #: Read where to split a tensor, without an operator, if a tensor says so.
 _SPLITTING = {torch.tensor_split, torch.Tensor.tensor_split}
+#: Read the values of integers without dimensions.
+_INDEXING = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 #: Read a tensor's memory without an operator.
 _READING = {
     torch.Tensor.tolist: "tolist",
@@ -81,6 +83,12 @@ class NoReading(torch.overrides.TorchFunctionMode):
                 f"{_place_of_user()}`data` of a torch.Tensor, of shape {list(args[0].shape)}, is "
                 "assigned, which no operator does and programs cannot; change the tensor with "
                 "copy_, or put a new tensor in its place"
+            )
+        if function in _INDEXING and _is_number(args[1]):
+            raise CaptureError(
+                f"{_place_of_user()}indexing by a tensor without dimensions reads its value, which "
+                "a compiled function cannot; index by one with a dimension, as x[i.view(1)], or "
+                "use index_select or index_copy_"
             )
         if function in _SPLITTING and _splits_at_tensors(*args, **(kwargs or {})):
             raise _asks_for_values("tensor_split at indices in a tensor")
@@ -324,6 +332,16 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(
         isinstance(item, (Tensor, torch.Tensor)) or _holds_tensors(item) for item in value
     )
+
+
+def _is_number(index: Any) -> bool:
+    """Whether an index is an integer tensor without dimensions, or has one among others."""
+    if isinstance(index, tuple):
+        return any(map(_is_number, index))
+    raw = index._data if isinstance(index, Tensor) else index
+    if not isinstance(raw, torch.Tensor) or raw.ndim:
+        return False
+    return not (raw.dtype is torch.bool or raw.is_floating_point() or raw.is_complex())
 
 
 def _splits_at_tensors(input: Any, *args: Any, **kwargs: Any) -> bool:

@@ -35,7 +35,7 @@ from tinygrad_ee559.compiling.code import (
 from tinygrad_ee559.compiling.places import SCALARS, Place, is_value, kept, same
 from tinygrad_ee559.rules.registry import Rule
 from tinygrad_ee559.tape import Leaf, overridden
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, leaf_of
 
 #: Where the modules of torch and of this library are.
 _LIBRARIES = tuple(
@@ -140,7 +140,8 @@ class State:
         values: the other places, with what is in them.
         containers: the dicts, lists and queues, with their lengths and paths.
         wrappers: the places of `Tensor`s in which gradients gather, with these.
-        leaves: where these gather.
+        frozen: of each of these, by its id, whether it has stopped requiring gradients.
+        leaves: where they gather.
         kinds: what else was found, in order, by path: of functions the code, of objects the class.
         own: so many of the first places of tensors were found without the arguments.
     """
@@ -152,6 +153,7 @@ class State:
         self.containers: list[tuple[Any, int, str]] = []
         self.wrappers: list[tuple[Place, Tensor]] = []
         self.leaves: list[Leaf] = []
+        self.frozen: dict[int, bool] = {}
         self.kinds: list[tuple[str, Any]] = []
         self._seen: dict[int, Any] = {}
         self._classes: dict[type, str] = {}  # of the objects that were found
@@ -170,7 +172,8 @@ class State:
         self.own = len(self.tensors)
         for i, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
-                self._leaf(argument, f"argument {i}")
+                if argument.node is not None:
+                    self._leaf(argument, f"argument {i}")
             elif not isinstance(argument, (torch.Tensor, *SCALARS)):
                 self._object(argument, f"argument {i}")
         self._follow_names()
@@ -202,10 +205,19 @@ class State:
         ]
         return found
 
+    def freezes(self, after: State) -> list[tuple[Tensor, bool]]:
+        """The tensors that a run has frozen, or let require gradients again, and which of these."""
+        now = {id(tensor): tensor for _, tensor in after.wrappers}
+        return [
+            (now[i], frozen)
+            for i, frozen in after.frozen.items()
+            if i in now and i in self.frozen and self.frozen[i] != frozen
+        ]
+
     # ---------------------------------------------------------------- walking
 
     def _visit(self, value: Any, place: Place) -> None:
-        if isinstance(value, Tensor) and isinstance(value.node, Leaf):
+        if isinstance(value, Tensor) and leaf_of(value) is not None:
             self.wrappers.append((place, value))
             self._leaf(value, place.path)
         elif isinstance(value, Tensor) and not isinstance(value._data, torch.Tensor):
@@ -221,9 +233,11 @@ class State:
                 self._object(value, place.path)
 
     def _leaf(self, tensor: Tensor, path: str) -> None:
-        if self._is_new(tensor) and isinstance(tensor.node, Leaf):
-            self.leaves.append(tensor.node)
-            data, grad = Place(tensor, "data", path), Place(tensor.node, "grad", f"{path}.grad")
+        leaf = leaf_of(tensor)
+        if self._is_new(tensor) and leaf is not None:
+            self.leaves.append(leaf)
+            self.frozen[id(tensor)] = tensor.node is None
+            data, grad = Place(tensor, "data", path), Place(leaf, "grad", f"{path}.grad")
             for place in (data, grad):
                 number = place.number()
                 if number is None or isinstance(number, torch.Tensor):
@@ -231,7 +245,7 @@ class State:
                     self.found.append(place.get())
                 else:
                     self.values.append((place, number))
-            for i, hook in enumerate(tensor.node.hooks or ()):
+            for i, hook in enumerate(leaf.hooks or ()):
                 self._object(hook, f"hook {i} of {path}")
 
     def _is_new(self, value: Any) -> bool:

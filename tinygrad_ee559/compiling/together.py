@@ -91,6 +91,11 @@ class Together:
                 f"the steps of an ensemble leave a tensor as it is in {capture.moves[0][0]}, and "
                 "members have tensors of their own; leave a copy: tensor.clone()"
             )
+        if capture.freezes:
+            raise CaptureError(
+                "the steps of an ensemble freeze tensors, or let them require gradients again; do "
+                "both in each step, or neither"
+            )
         states = _alike(steps)
         self._capture = capture
         self.text = capture.text

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.errors import StateDictError
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, leaf_of
 
 Number = float | Tensor | torch.Tensor
 _TENSORS = (Tensor, torch.Tensor)
@@ -92,7 +92,9 @@ class Optimizer:
             for p in group["params"]:
                 leaf = p.node
                 if leaf is None:
-                    continue
+                    leaf = leaf_of(p)
+                    if leaf is None:
+                        continue
                 if set_to_none:
                     leaf.grad = None
                 elif leaf.grad is not None:
@@ -110,6 +112,8 @@ class Optimizer:
         params, values, grads = [], [], []
         for p in group["params"]:
             leaf = p.node
+            if leaf is None:
+                leaf = leaf_of(p)
             if leaf is not None and leaf.grad is not None:
                 params.append(p)
                 values.append(p._data)

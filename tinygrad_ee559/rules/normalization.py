@@ -61,6 +61,8 @@ def _batch_norm(
     mean, rstd = y_rest[1:3]
     if training:
         mean, rstd = _statistics(y_rest, x, [i for i in range(x.ndim) if i != 1], eps)
+    if weight is not None:
+        weight = weight.contiguous()  # torch's kernel takes it for that
     return aten.native_batch_norm_backward(
         g[0], x, weight, running_mean, running_var, mean, rstd, training, eps, mask
     )[mask.index(True)]
