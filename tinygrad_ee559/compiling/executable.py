@@ -11,7 +11,7 @@ from torch import fx
 
 from tinygrad_ee559.compiling import cache, lowering, private
 from tinygrad_ee559.compiling.lanes import NoLanesError
-from tinygrad_ee559.compiling.native import Native, Output, apart, source
+from tinygrad_ee559.compiling.native import Native, Output, apart, failure, source
 from tinygrad_ee559.compiling.progress import compiling
 from tinygrad_ee559.errors import CompilerError
 
@@ -29,8 +29,13 @@ class Artifact:
 
         Inductor computes equal outputs once, and an output may be an input, so some are copied.
         """
-        with private.literally():
-            found = self._function(*inputs)
+        try:
+            with private.literally():
+                found = self._function(*inputs)
+        except RuntimeError as error:
+            if "out of bounds: " not in str(error):
+                raise
+            raise failure(str(error)) from error
         outputs = []
         taken = {t.untyped_storage().data_ptr() for t in inputs}
         for output in found:

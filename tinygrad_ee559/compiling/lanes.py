@@ -8,6 +8,7 @@ their sense.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,7 +101,8 @@ class _Widened(fx.Interpreter):
         if name == "prims.inductor_force_stride_order.default":
             return target(first, [*(LANES * stride for stride in rest[0]), 1])
         if name in _ALIKE or torch.Tag.pointwise in target.tags:
-            return target(*args, **kwargs)  # operands are aligned at the end, where the lanes are
+            # Operands are aligned at the end, where the lanes are.
+            return target(*_without_say(n.args, args), **kwargs)
         raise NoLanesError(name)
 
 
@@ -111,8 +113,28 @@ def _wide(value: Any) -> Any:
     return value.expand(*value.shape[:-1], LANES)
 
 
+def _without_say(nodes: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """Operands, of which those that have no dimensions of their own have no say in the result's
+    dtype, unless they are of another kind."""
+    dtypes = [n.meta["val"].dtype for n in nodes if isinstance(n, fx.Node) and n.meta["val"].ndim]
+    if not dtypes:
+        return [*values]
+    common = functools.reduce(torch.promote_types, dtypes)
+    return [
+        _converted(value, common)
+        if isinstance(n, fx.Node) and not n.meta["val"].ndim and 0 < _kind(value.dtype) <= _kind(common)
+        else value
+        for n, value in zip(nodes, values)
+    ]
+
+
+def _kind(dtype: torch.dtype) -> int:
+    """0 for booleans, 1 for integers, 2 for real and 3 for complex numbers."""
+    return 0 if dtype is torch.bool else 1 + dtype.is_floating_point + 2 * dtype.is_complex
+
+
 def _converted(value: Any, dtype: torch.dtype) -> Any:
-    """What a reduction of a single number is: that number, if it is of the dtype of sums."""
+    """A number in a dtype."""
     convert = torch.ops.prims.convert_element_type.default
     return value if value.dtype == dtype else convert(value, dtype)
 

@@ -33,7 +33,8 @@ LONG = 1500
 
 def lowered(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The graph as pure functions of the inputs; new values are copied into these at the end."""
-    return traced(torch.func.functionalize(graph, remove="mutations"), inputs, _foreach_table())
+    table = {**_foreach_table(), **_INDEXING}
+    return traced(torch.func.functionalize(graph, remove="mutations"), inputs, table)
 
 
 def is_native(graph: fx.GraphModule, lanes: int = 1) -> bool:
@@ -161,6 +162,38 @@ def _table(multiply: Callable[[Any, Any], Any]) -> dict[Any, Any]:
         aten.mv.default: lambda a, x: summed(a * x, 1),
         aten.dot.default: lambda x, y: summed(x * y, 0),
     }
+
+
+# ------------------------------------------------------- indices that may not be negative
+
+
+def _index(x: Any, dim: int, index: Any) -> list[Any]:
+    """The indices with which aten.index gets at entries along a dimension; negative ones, which do
+    not count from the end here, are out of bounds."""
+    index = torch.where(index < 0, x.shape[dim], index).reshape(-1)
+    return [*[None] * (dim % x.ndim), index]
+
+
+def _index_select(x: Any, dim: int, index: Any) -> Any:
+    return aten.index(x, _index(x, dim, index)) if x.ndim else NotImplemented
+
+
+def _index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    if not x.ndim:
+        return NotImplemented
+    source = source if alpha == 1 else source * alpha
+    return aten.index_put(x, _index(x, dim, index), source, accumulate=True)
+
+
+def _index_copy(x: Any, dim: int, index: Any, source: Any) -> Any:
+    return aten.index_put(x, _index(x, dim, index), source) if x.ndim else NotImplemented
+
+
+_INDEXING = {
+    aten.index_select.default: _index_select,
+    aten.index_add.default: _index_add,
+    aten.index_copy.default: _index_copy,
+}
 
 
 # ------------------------------------------------------------------ lists of tensors

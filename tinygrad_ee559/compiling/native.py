@@ -293,19 +293,23 @@ class Native:
         return pointers, by_member, by_step
 
     def _error(self) -> Exception:
-        """What has failed: an index, or a division of integers."""
-        reason = self._failure.value.decode(errors="replace").partition("\n")[0]
-        bounds = re.search(r"out of bounds: .* < (\d+)", reason)
-        if bounds is not None:
-            return operand_error(
-                IndexError(),
-                f"an index or a label in a compiled step is not below {bounds[1]}; to see where, "
-                "run the step itself: the `__wrapped__` of a compiled function, or the one of the "
-                "`steps` of an ensemble",
-            )
-        if "ZeroDivision" in reason:
-            reason = "an integer was divided by zero"
-        return CompilerError(f"the compiled step failed: {reason}")
+        return failure(self._failure.value.decode(errors="replace"))
+
+
+def failure(message: str) -> Exception:
+    """What Inductor's C++ complains of: an index, or a division of integers."""
+    reason = message.partition("\n")[0]
+    bounds = re.search(r"out of bounds: .* < (\d+)", reason)
+    if bounds is not None:
+        return operand_error(
+            IndexError(),
+            f"an index or a label in a compiled step is not below {bounds[1]}, or is negative; to "
+            "see where, run the step itself: the `__wrapped__` of a compiled function, or the one "
+            "of the `steps` of an ensemble",
+        )
+    if "ZeroDivision" in reason:
+        reason = "an integer was divided by zero"
+    return CompilerError(f"the compiled step failed: {reason}")
 
 
 def _portions(steps: int) -> Iterator[int]:
