@@ -12,7 +12,6 @@ import torch
 from steps import Training, close, data, threads
 
 import tinygrad_ee559 as tg
-from tinygrad_ee559 import errors
 from tinygrad_ee559.compiling import cache, executable, private
 
 SCRIPT = """

@@ -56,7 +56,7 @@ class Tensor:
     #: The node that computed this value; a `Leaf` if the user made it; None without gradients.
     node: Any
     #: The `Leaf` that it had before it stopped requiring gradients, if it did.
-    frozen: Leaf
+    frozen: Leaf | None
 
     def __init__(
         self,

@@ -120,11 +120,10 @@ def _without_say(nodes: Sequence[Any], values: Sequence[Any]) -> list[Any]:
     if not dtypes:
         return [*values]
     common = functools.reduce(torch.promote_types, dtypes)
+    alone = [isinstance(n, fx.Node) and not n.meta["val"].ndim for n in nodes]
     return [
-        _converted(value, common)
-        if isinstance(n, fx.Node) and not n.meta["val"].ndim and 0 < _kind(value.dtype) <= _kind(common)
-        else value
-        for n, value in zip(nodes, values)
+        _converted(v, common) if is_alone and 0 < _kind(v.dtype) <= _kind(common) else v
+        for v, is_alone in zip(values, alone)
     ]
 
 

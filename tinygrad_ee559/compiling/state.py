@@ -303,9 +303,9 @@ class State:
                 self._leaf(key, name)
 
     def _instance(self, value: Any, path: str) -> None:
-        kind = type(value)
+        kind: Any = type(value)
         self._classes.setdefault(kind, path)
-        if is_users(kind.__module__):
+        if _slots_of(kind):
             self._slots.append(_Slots(value, path, set()))
         if not _has_fields(value) or isinstance(value, _OPAQUE):
             return
@@ -382,13 +382,11 @@ class State:
                     self._visit(value, Place(entries, name, f"{path}.{name}"))
 
         for holder, path, found in list(self._slots):
-            for base in type(holder).__mro__:
-                for name, slot in vars(base).items():
-                    if isinstance(slot, types.MemberDescriptorType) and name not in found:
-                        if self._any_name or name in self._named:
-                            found.add(name)
-                            place = Place(holder, slot, f"{path}.{name}")
-                            self._visit(place.get(), place)
+            for name, slot in _slots_of(holder.__class__).items():
+                if name not in found and (self._any_name or name in self._named):
+                    found.add(name)
+                    place = Place(holder, slot, f"{path}.{name}")
+                    self._visit(place.get(), place)
 
     def _look_at_methods(self) -> None:
         """Look at methods that have a name which was called, or that Python calls by itself, as for
@@ -429,6 +427,18 @@ class State:
             self._object(method, path)
         elif isinstance(method, _WITH_CODE) or is_users(type(method).__module__):
             self._object(method, path)
+
+
+@functools.cache
+def _slots_of(kind: Any) -> dict[str, Any]:
+    """The slots of a class of the user's, by name."""
+    return {
+        name: slot
+        for base in kind.__mro__
+        if is_users(base.__module__)
+        for name, slot in vars(base).items()
+        if isinstance(slot, types.MemberDescriptorType)
+    }
 
 
 def _has_fields(value: Any) -> bool:
