@@ -3,6 +3,7 @@
 All of it with programs that are interpreted, as this is not about what compilers make of them.
 """
 
+import contextlib
 import functools
 import gc
 import inspect
@@ -910,11 +911,28 @@ def equal(x):
     return x if torch.equal(x, x * 2) else x * 2
 
 
+def swallowed(x):
+    with contextlib.suppress(Exception):
+        x = x * float(x.sum())
+    return x
+
+
+def swallowed_by_torchs(x):
+    with contextlib.suppress(Exception):
+        x[x > 0]
+    return x
+
+
+def applied(x):
+    return x.clone().apply_(lambda value: value + 1)
+
+
 @pytest.mark.parametrize(
     "function",
     [
         if_positive, item, item_of_torchs, as_float, printed, formatted, as_list, as_numpy, masked,
         masked_torchs, masked_by_bytes, nonzero, split_at_tensor, split_at_named_tensor, equal,
+        applied,
     ],
     ids=lambda function: function.__name__,
 )  # fmt: skip
@@ -925,6 +943,53 @@ def test_what_depends_on_values_is_an_error_that_names_the_line(function, capsys
     where = f"{__file__}, line {start + 1}: the value of a tensor is needed here"
     assert where in str(caught.value) and "torch.where" in str(caught.value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("function", [swallowed, swallowed_by_torchs])
+def test_errors_that_the_function_takes_no_notice_of(function):
+    with pytest.raises(errors.CaptureError, match="the value of a tensor is needed here"):
+        tg.compile(function)(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, i: x[i],
+        lambda x, i: tg.Tensor(x)[i],
+        lambda x, i: x[None, i],
+        lambda x, i: x.clone().__setitem__(i, 0.0),
+        lambda x, i: tg.Tensor(x).clone()[x.argmax()],
+    ],
+)
+def test_indices_without_dimensions_are_values(function):
+    with pytest.raises(errors.CaptureError, match=r"line \d+: indexing by .* x\[i.view\(1\)\]"):
+        tg.compile(function)(torch.ones(3), torch.tensor(1))
+
+
+def test_hooks_that_a_run_registers_outside(interpreted):
+    heard = []
+    weight = tg.Tensor([1.0, 2.0], requires_grad=True)
+    outside = weight * 2
+
+    def function(x):
+        outside.register_hook(lambda g: heard.append(1))
+        return x * 2
+
+    before = outside.register_hook(lambda g: heard.append(2))
+    tg.compile(function)(torch.ones(2))
+    before.remove()
+    outside.sum().backward()
+    assert heard == [1]
+
+
+def test_errors_that_say_what_to_do_are_raised_in_every_call(interpreted):
+    memory = torch.ones(4)
+    one, other = memory[:3], memory[1:]
+    fast = tg.compile(lambda x: one.add_(x) * other.sum())
+    fast(torch.ones(3))
+    for _ in range(3):
+        with pytest.raises(errors.CaptureError, match="shares memory with another one"):
+            fast(torch.ones(3))
 
 
 def test_errors_at_lines_in_functions_that_the_function_calls():

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from steps import interpreted, own_cache, threads
+from steps import close, interpreted, own_cache, threads
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors, nn, optim
@@ -471,7 +471,7 @@ def test_labels_and_indices_out_of_range(own_cache):
         for _ in range(4):
             fast(torch.tensor([0]))
         for call in (fast, lambda i, fast=fast: fast.loop(i[None])):
-            message = f"is not below {bound}; to see"
+            message = f"is not below {bound}, or is negative; to see"
             with pytest.raises(errors.OperandError, match=message) as caught:
                 call(torch.tensor([bound]))
             assert isinstance(caught.value, IndexError)
@@ -605,3 +605,98 @@ def test_transformations_of_programs(interpreted):
         fast(x)
     assert torch.func.grad(fast)(x).tolist() == [2, 4]
     assert torch.func.jvp(fast, (x,), (torch.ones(2),))[1].item() == 6
+
+
+# -------------------------------------------------------------------------- freezing
+
+
+def adversaries(how):
+    """The two steps of a network that fools another, which is frozen meanwhile."""
+    torch.manual_seed(0)
+    generator, critic = nn.Linear(2, 2), nn.Linear(2, 1)
+    optimizers = [optim.SGD(model.parameters(), lr=0.1) for model in (generator, critic)]
+
+    def fool(x):
+        critic.requires_grad_(False)
+        optimizers[0].zero_grad()
+        loss = -critic(generator(x)).mean()
+        loss.backward()
+        optimizers[0].step()
+        if how == "inside":
+            critic.requires_grad_(True)
+        return loss
+
+    def judge(x):
+        critic.requires_grad_(True)
+        optimizers[1].zero_grad()
+        loss = critic(x).square().mean() + critic(generator(x).detach()).mean()
+        loss.backward()
+        optimizers[1].step()
+        return loss
+
+    return fool, judge, [*generator.parameters(), *critic.parameters()]
+
+
+@pytest.mark.parametrize("how", ["inside", "in turn"])
+def test_models_that_are_frozen_in_steps(interpreted, how):
+    *ours, our_weights = adversaries(how)
+    *theirs, their_weights = adversaries(how)
+    fast = [tg.compile(step) for step in ours]
+    for i in range(8):
+        x = torch.randn(4, 2, generator=torch.Generator().manual_seed(i))
+        for compiled, step in zip(fast, theirs):
+            close([compiled(x).data], [step(x).data], 10.0)
+            close([w.data for w in our_weights], [w.data for w in their_weights], 10.0)
+            frozen = [[not w.requires_grad for w in ws] for ws in (our_weights, their_weights)]
+            assert frozen[0] == frozen[1]
+    assert [len(compiled.programs) for compiled in fast] == [1, 1]
+
+
+def test_models_that_are_frozen_between_calls(interpreted):
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        optimizer.zero_grad()
+        loss = (model(x) * model.bias).sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    fast = tg.compile(step)
+    for i in range(12):
+        model.weight.requires_grad_(i % 2 == 0)
+        before = model.weight.tolist()
+        fast(torch.ones(1, 2))
+        assert (model.weight.tolist() == before) == (i % 2 == 1)
+    assert len(fast.programs) == 2
+
+
+def test_loops_of_steps_that_freeze_run_step_by_step(interpreted):
+    weight = tg.Tensor([1.0], requires_grad=True)
+
+    def step(x):
+        result = x * weight.requires_grad
+        weight.requires_grad_(not weight.requires_grad)
+        return result
+
+    fast = tg.compile(step)
+    assert fast.loop(torch.ones(9)).tolist() == [1, 0] * 4 + [1]
+    assert len(fast.programs) == 2 and not weight.requires_grad
+
+
+def test_ensembles_do_not_freeze(interpreted):
+    def member():
+        weight = tg.Tensor([1.0], requires_grad=True)
+
+        def step(x):
+            weight.requires_grad_(not weight.requires_grad)
+            return x * 2
+
+        return step
+
+    together = tg.ensemble([member(), member()])
+    with pytest.raises(errors.CaptureError, match="freeze tensors"):
+        for _ in range(6):
+            together(torch.ones(2))

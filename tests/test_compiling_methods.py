@@ -124,3 +124,43 @@ def test_instances_without_a_dict():
 
 def test_functions_of_a_module_are_pickled_by_name():
     assert pickle.loads(pickle.dumps(doubled)) is doubled
+
+
+def test_a_base_of_the_same_name(interpreted):
+    """As where a class of the user's extends one of another module, or of itself before."""
+
+    class Derived(Trainer):
+        @tg.compile
+        def step(self, x):
+            return super().step(x) * 2
+
+    Derived.__qualname__ = Trainer.__qualname__
+    trainer = Derived(1.0)
+    assert [trainer.step(torch.ones(2)).item() for _ in range(5)] == [-4, -8, -12, -16, -20]
+    assert len(trainer.step.programs) == 1
+
+
+@pytest.mark.parametrize("how", ["assigned", "by another class"])
+def test_a_method_that_is_replaced(interpreted, how):
+    """As a notebook does, or a module that is loaded again."""
+
+    class Scaling:
+        @tg.compile
+        def step(self, x):
+            return x * 2
+
+    scaling = Scaling()
+    for _ in range(3):
+        scaling.step(torch.ones(1))
+
+    class Scaling(Scaling):
+        @tg.compile
+        def step(self, x):
+            return x * 100
+
+    if how == "assigned":
+        type(scaling).step = vars(Scaling)["step"]
+    else:
+        scaling.__class__ = Scaling
+    assert [scaling.step(torch.ones(1)).item() for _ in range(4)] == [100] * 4
+    assert len(scaling.step.programs) == 1

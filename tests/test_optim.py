@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -620,3 +621,54 @@ print((faults() - before) / 10)
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert float(run.stdout) < 100
+
+
+def test_frozen_parameters_keep_their_gradients():
+    """As in PyTorch, where an optimizer goes on to use one that is left there."""
+
+    def train(library, wrap):
+        x = wrap([3.0])
+        optimizer = library.optim.SGD([x], lr=0.1, momentum=0.9)
+        seen = []
+
+        def note():
+            seen.append((x.detach().tolist(), None if x.grad is None else x.grad.tolist()))
+
+        (x * x).sum().backward()
+        x.requires_grad_(False)
+        note()
+        optimizer.step()
+        note()
+        x.grad = wrap([7.0]).detach()
+        note()
+        x.requires_grad_(True)
+        (x * x).sum().backward()
+        note()
+        x.requires_grad_(False)
+        optimizer.zero_grad(set_to_none=False)
+        note()
+        optimizer.zero_grad()
+        note()
+        optimizer.step()
+        note()
+        x.requires_grad_(True)
+        (x * 2).sum().backward()
+        optimizer.step()
+        note()
+        return seen
+
+    ours = train(tg, lambda value: Tensor(value, requires_grad=True))
+    theirs = train(torch, lambda value: torch.tensor(value, requires_grad=True))
+    assert str(ours) == str(theirs)
+
+
+def test_a_frozen_parameter_that_is_copied_and_pickled():
+    x = Tensor([3.0], requires_grad=True)
+    (x * x).sum().backward()
+    x.requires_grad_(False)
+    for copied in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert not copied.requires_grad
+        assert copied.grad.tolist() == [6]
+        copied.requires_grad_(True)
+        (copied * 2).sum().backward()
+        assert copied.grad.tolist() == [8] and x.grad.tolist() == [6]

@@ -203,9 +203,10 @@ class Tensor:
         data = self._data
         copied._data = data.clone() if isinstance(data, torch.Tensor) else data
         copied.node = None
-        copied.requires_grad = self.requires_grad
+        copied.requires_grad = leaf_of(self) is not None
         if self.grad is not None:
             copied.grad = copy.deepcopy(self.grad, memo)
+        copied.requires_grad = self.requires_grad
         return copied
 
     def __format__(self, spec: str) -> str:
