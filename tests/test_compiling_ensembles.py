@@ -1,6 +1,8 @@
 """Ensembles train their members as if each were trained alone."""
 
+import copy
 import importlib
+import pickle
 
 import numpy as np
 import pytest
@@ -637,6 +639,85 @@ def test_an_ensemble_of_nothing():
         tg.ensemble([])
 
 
+@pytest.mark.parametrize("way", ["between members", "inside one"])
+def test_tensors_over_parts_of_one_memory(interpreted, way):
+    memory = torch.zeros(8)
+
+    def member(one, other):
+        return lambda x: (one.add_(x) + other.add_(2)).sum()
+
+    apart = [torch.zeros(4) for _ in range(4)]
+    if way == "between members":
+        steps = [member(memory[:4], apart[0]), member(memory[2:6], apart[1])]
+    else:
+        steps = [member(*apart[:2]), member(memory[:4], memory[1:5])]
+    with pytest.raises(errors.CaptureError, match=r"share one, of shape \[4\]|shares memory"):
+        tg.ensemble(steps).loop(torch.ones(3, 2, 4))
+
+
+def test_tensors_that_lie_by_turns_are_apart(interpreted):
+    memory = torch.zeros(3, 2)
+
+    def member(total):
+        return lambda x: total.add_(x).sum()
+
+    together = tg.ensemble([member(memory[:, i]) for i in range(2)])
+    assert together.loop(torch.ones(4, 2, 3)).tolist() == [[3, 3], [6, 6], [9, 9], [12, 12]]
+    assert len(together._together) == 1
+
+
+def doubling(x):
+    return x * 2
+
+
+def test_copies_and_pickles(interpreted):
+    together = tg.ensemble([doubling, doubling])
+    for _ in range(3):
+        together(torch.ones(2))
+    for copied in (copy.deepcopy(together), pickle.loads(pickle.dumps(together))):
+        assert copied(torch.ones(2)).tolist() == [2, 2] and not copied._together
+
+
+@pytest.mark.parametrize("members", [2, 17])
+def test_transformations_of_ensembles(interpreted, members):
+    weights = [torch.full((3,), float(i)) for i in range(members)]
+    together = tg.ensemble([lambda x, w=w: (w * x).sin().sum() for w in weights])
+    x = torch.randn(4, members, 3, generator=torch.Generator().manual_seed(0))
+    for entry in x:
+        together(entry)
+    assert len(together._together) == 1
+    close([torch.vmap(together)(x)], [torch.stack([together(entry) for entry in x])])
+    gradient = torch.func.grad(lambda x: together(x).sum())(x[0])
+    close([gradient], [torch.stack([w * (w * v).cos() for w, v in zip(weights, x[0])])])
+
+
+def test_a_member_with_batch_normalization_is_trained_alone_afterwards(interpreted):
+    """Its weights lie in a stack then, as torch's kernels of gradients do not expect."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        layers = nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        model = nn.Sequential(*layers).to(torch.float64)
+        for p in model[1].parameters():
+            nn.init.uniform_(p, 0.5, 1.5)
+        return model
+
+    models = [make(seed) for seed in range(3)]
+    x, _ = data(3, dtype=torch.float64)
+    for model in models:
+        model.eval()
+    together = tg.ensemble([lambda x, m=m: m(x).detach().sum() for m in models])
+    for _ in range(3):
+        together(x)
+    assert len(together._together) == 1 and not models[0][1].weight.data.is_contiguous()
+    for seed, model in enumerate(models):
+        alone = make(seed)
+        for one in (model, alone):
+            one.train()
+            (one(x[0]) ** 3).sum().backward()
+        close([p.grad.data for p in model.parameters()], [p.grad.data for p in alone.parameters()])
+
+
 # ------------------------------------------------------------ operators that lanes mind
 
 
@@ -655,6 +736,26 @@ def counted_right(x, y):
 
 def repeated(x, y):
     return x.repeat_interleave(2, 0)
+
+
+def numbers_of_other_kinds(x, y):
+    """Of which only those of kinds beyond that of the dimensions have a say in the dtype."""
+    whole = (x > 0).to(torch.int32)
+    double, long = torch.tensor(2.0, dtype=torch.float64), torch.tensor(2**30)
+    products = [x * double, whole * long, torch.where(x > 0, double, x), x > double, whole + double]
+    return [product * 1 for product in products]
+
+
+def test_numbers_beside_lanes_have_no_say_in_dtypes():
+    weights = [torch.full((3,), float(i + 1)) for i in range(2)]
+    steps = [lambda x, y, w=w: numbers_of_other_kinds(x * w, y) for w in weights]
+    together = tg.ensemble(steps)
+    x, y = data(4, 2)
+    for row, target in zip(x, y):
+        found = together(row, target)
+        expected = [[*map(torch.stack, zip(*(s(a, b) for s, a, b in zip(steps, row, target))))]]
+        close(found, expected[0])
+    assert len(together._together) == 1 and together._together[0]._layout.lanes == LANES
 
 
 @pytest.mark.parametrize("function", [rescaled, kept_dims, counted_right, repeated])

@@ -120,8 +120,18 @@ def shifted_by_indices(x):
     x[torch.arange(1, len(x))] = x[:-1].clone()
 
 
+def added_where_it_says(x):
+    x.index_put_((x[:3].flatten()[:3].long() % 3,), x[:3].clone(), accumulate=True)
+
+
+def added_at_rows_that_it_names(x):
+    x.index_add_(0, x.flatten()[:3].long().abs() % 3, x[:3] + 1)
+
+
 @pytest.mark.parametrize("kind", ["native", "artifact"])
-@pytest.mark.parametrize("change", [shifted, shifted_by_indices])
+@pytest.mark.parametrize(
+    "change", [shifted, shifted_by_indices, added_where_it_says, added_at_rows_that_it_names]
+)
 def test_parts_that_move_within_a_tensor(own_cache, kind, change):
     def step(x):
         change(x)
@@ -129,12 +139,71 @@ def test_parts_that_move_within_a_tensor(own_cache, kind, change):
 
     fast = tg.compile(step)
     for shape in [(40,)] * 3 + [(40, 8)] * 3:
-        found = torch.randn(shape)
+        found = torch.randn(shape) * 3
         expected = found.clone()
         fast(found)
         change(expected)
         assert found.tolist() == expected.tolist()
     assert [program.kind for program in fast.programs] == [kind, kind]
+
+
+def test_what_is_scattered_is_read_afterwards(own_cache):
+    """Inductor forgets that scattering gave it a new name, once its reader was fused with others,
+    and fuses both; torch.compile does so too."""
+
+    def training():
+        generator = torch.Generator().manual_seed(0)
+        weights = [
+            tg.Tensor(torch.randn(4, 4, generator=generator, dtype=torch.float64))
+            for _ in range(2)
+        ]
+        for weight in weights:
+            weight.requires_grad_()
+        optimizer = optim.SGD(weights, lr=1e-3, momentum=0.9)
+        factors = torch.arange(16.0, dtype=torch.float64).cos().view(4, 4)
+
+        def step(x):
+            optimizer.zero_grad()
+            ordered = torch.sort(weights[0] * x, dim=1, descending=True).values * x
+            chosen = torch.where(x > 0, weights[1], weights[1].T)
+            loss = (ordered * factors).sum() + (chosen * factors).sum()
+            loss.backward()
+            optimizer.step()
+            return loss, ordered.detach(), chosen.detach()
+
+        return step, weights
+
+    (ours, our_weights), (theirs, their_weights) = training(), training()
+    fast = tg.compile(ours)
+    for seed in range(6):
+        x = torch.randn(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        fast(x), theirs(x)
+        for our, their in zip(our_weights, their_weights):
+            torch.testing.assert_close(our.grad.data, their.grad.data, rtol=0, atol=1e-12)
+            torch.testing.assert_close(our.data, their.data, rtol=0, atol=1e-12)
+    assert [program.kind for program in fast.programs] == ["artifact"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, i: torch.index_select(x, 0, i) * 1,
+        lambda x, i: torch.index_add(x, 0, i, x[:2], alpha=2),
+        lambda x, i: torch.index_copy(x, 1, i, x[:, :2]),
+    ],
+    ids=["select", "add", "copy"],
+)
+def test_indices_that_may_not_be_negative(own_cache, function):
+    x, fast = torch.arange(9.0).view(3, 3), tg.compile(function)
+    for indices in ([0, 1], [2, 0], [1, 1], [2, 1]):
+        i = torch.tensor(indices)
+        assert fast(x, i).tolist() == function(x, i).tolist()
+    for i in (torch.tensor([0, -1]), torch.tensor([3, 0])):
+        with pytest.raises((IndexError, RuntimeError)):
+            function(x, i)
+        with pytest.raises(errors.OperandError, match="is not below 3, or is negative"):
+            fast(x, i)
+    assert len(fast.programs) == 1
 
 
 # -------------------------------------------------------- changes in place that are watched

@@ -488,6 +488,22 @@ def test_normalizations_remember_what_they_saw(norm, training):
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 2), (5, 3, 2, 2)], ids=str)
+def test_weights_of_a_normalization_that_are_not_contiguous(shape, training):
+    """Torch's kernel of the gradient takes them as if they were."""
+    torch.manual_seed(0)
+    x, weights = torch.randn(shape, dtype=torch.float64), torch.rand(3, 2, dtype=torch.float64)
+    statistics = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    gradients = []
+    for weight in (weights[:, 1], weights[:, 1].clone()):
+        y = tg.Tensor(x, requires_grad=True)
+        wrapped = tg.Tensor(weight, requires_grad=True)
+        (F.batch_norm(y, *statistics, wrapped, training=training, momentum=0) ** 3).sum().backward()
+        gradients.append((y.grad.data, wrapped.grad.data))
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
 def test_transformer(training):
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).train(training)
