@@ -160,13 +160,15 @@ def test_what_is_scattered_is_read_afterwards(own_cache):
         for weight in weights:
             weight.requires_grad_()
         optimizer = optim.SGD(weights, lr=1e-3, momentum=0.9)
-        factors = torch.arange(16.0, dtype=torch.float64).cos().view(4, 4)
+
+        def weighed(x):
+            return (x * torch.arange(16, dtype=torch.float64).cos().view(4, 4)).sum()
 
         def step(x):
             optimizer.zero_grad()
             ordered = torch.sort(weights[0] * x, dim=1, descending=True).values * x
             chosen = torch.where(x > 0, weights[1], weights[1].T)
-            loss = (ordered * factors).sum() + (chosen * factors).sum()
+            loss = weighed(ordered) + weighed(chosen)
             loss.backward()
             optimizer.step()
             return loss, ordered.detach(), chosen.detach()
