@@ -1,6 +1,6 @@
 """Modules, losses and initial values: composed of `Tensor` operations alone."""
 
-from tinygrad_ee559.nn import init
+from tinygrad_ee559.nn import init, utils
 from tinygrad_ee559.nn.activations import (
     ELU,
     GELU,
@@ -78,4 +78,5 @@ __all__ = [
     "Softplus",
     "Tanh",
     "init",
+    "utils",
 ]
