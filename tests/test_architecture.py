@@ -44,6 +44,8 @@ COMPILING = [
     ["lowering"],
     ["executable"],
     ["places", "code"],
+    ["classes"],
+    ["owner"],
     ["state"],
     ["alike"],
     ["conditions"],

@@ -7,7 +7,8 @@
     capture, recorder      what one run did, as a graph of operators
     conditions             what has to be as it was for a program to run
     alike                  what members of an ensemble have in common
-    state, places, code    where a function keeps tensors and all else; what its code names
+    state, places          where a function keeps tensors and all else
+    owner, classes, code   whose method it is, what objects have, what code names
     memory                 which inputs a graph changes, and which tensors share memory
     executable             what graphs are compiled to
     lowering, products,    graphs that compilers like: without changes in place, with products as

@@ -102,6 +102,7 @@ class Capture:
         self.collected = len(outputs)
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         outputs += self._left(recorder, found, after, owners)
+        self._note_gone(after)
         recorder.graph.output(tuple(outputs))
         self.graph = fx.GraphModule({}, recorder.graph)
         self.inputs = recorder.inputs
@@ -180,15 +181,18 @@ class Capture:
                     recorder.node_of(value)
                 number = None if value is None else recorder.number_of(value)
                 self.moves.append((place, wrapped, number))
+        return nodes
+
+    def _note_gone(self, after: State) -> None:
+        """Note where tensors were taken away, or something else was put in their place."""
         still = set(after.tensors)
-        for place in before:
+        for place in self.state.tensors:
             if place in still:
                 continue
             if place.get() is None:
                 self.moves.append((place, False, None))
             elif place.tensor() is None:
                 self.changes.append(f"{place} (a tensor, then {place.get()!r:.80})")
-        return nodes
 
     def _described(self, recorder: Recorder) -> str:
         """The graph and all that it is connected to."""

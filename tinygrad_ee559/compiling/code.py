@@ -53,14 +53,14 @@ class Called(NamedTuple):
 @functools.cache
 def names_read(code: types.CodeType) -> tuple[str, ...]:
     """The global variables that a function uses."""
-    return _names(code, *_OF_MODULES)
+    return _operands(code, *_OF_MODULES)
 
 
 @functools.cache
 def names_called(code: types.CodeType) -> Called:
     """The attributes that a function uses."""
-    fields = _names(code, *_OF_FIELDS)
-    variables = {*names_read(code), *_names(code, "IMPORT_NAME", "IMPORT_FROM")}
+    fields = _operands(code, *_OF_FIELDS)
+    variables = {*names_read(code), *_operands(code, "IMPORT_NAME", "IMPORT_FROM")}
     computed = not _COMPUTED.isdisjoint({*fields, *variables})
     computed |= not _COMPUTED_IF_VARIABLES.isdisjoint(variables)
     matches = any(i.opname == "MATCH_CLASS" for c in _inside(code) for i in dis.get_instructions(c))
@@ -71,7 +71,7 @@ def names_called(code: types.CodeType) -> Called:
 @functools.cache
 def names_imported(code: types.CodeType) -> tuple[str, ...]:
     """The modules that a function imports, and all packages that they are in."""
-    names = _names(code, "IMPORT_NAME")
+    names = _operands(code, "IMPORT_NAME")
     parts = [name.split(".") for name in names]
     return tuple(dict.fromkeys(".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)))
 
@@ -94,8 +94,8 @@ def names_on_first(code: types.CodeType) -> frozenset[str] | None:
                 names.add(name)
             elif value == first and opname not in _OF_CELLS:
                 return None
-        if "super" in _names(inner, "LOAD_GLOBAL"):
-            names.update(_names(inner, *_OF_FIELDS))
+        if "super" in _operands(inner, "LOAD_GLOBAL"):
+            names.update(_operands(inner, *_OF_FIELDS))
     return frozenset(names)
 
 
@@ -122,7 +122,7 @@ def names_of_fields(kind: type) -> tuple[str, ...]:
     """The attributes that the methods of a class use."""
     functions = [getattr(f, "fget", f) for f in vars(kind).values()]
     codes = [f.__code__ for f in functions if isinstance(f, types.FunctionType)]
-    return tuple(name for code in codes for name in _names(code, *_OF_FIELDS))
+    return tuple(name for code in codes for name in _operands(code, *_OF_FIELDS))
 
 
 @functools.cache
@@ -141,7 +141,7 @@ def is_users(module: str) -> bool:
     return is_users(package) if package else module not in sys.stdlib_module_names
 
 
-def _names(code: types.CodeType, *instructions: str) -> tuple[str, ...]:
+def _operands(code: types.CodeType, *instructions: str) -> tuple[str, ...]:
     """The names that a function, and the functions inside it, use in such instructions."""
     names = [
         instruction.argval

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.classes import Caller
 from tinygrad_ee559.compiling.program import Program
 from tinygrad_ee559.compiling.runs import Runs, counted, must_be_seen
-from tinygrad_ee559.compiling.state import Caller
 from tinygrad_ee559.compiling.streams import (
     as_stack,
     as_tensors,

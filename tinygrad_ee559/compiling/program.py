@@ -27,7 +27,7 @@ from tinygrad_ee559.compiling.executable import (
 from tinygrad_ee559.compiling.inputs import Inputs
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.places import Place
-from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
+from tinygrad_ee559.compiling.runs import Admissions
 from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.errors import CaptureError, CompilerError
 from tinygrad_ee559.tape import Leaf
@@ -50,7 +50,7 @@ class Program:
 
     def __init__(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         self.conditions: list[Conditions] = []
-        self._admitted = 0
+        self._admissions = Admissions()
         self.admit(capture, arguments, structure)
         self.text = capture.text
         self._written = memory.written(capture.graph, capture.inputs)
@@ -83,12 +83,7 @@ class Program:
 
     def admit(self, capture: Capture, arguments: Sequence[Any], structure: Any) -> None:
         """Another run did the same, so the program is right under its conditions too."""
-        self._admitted += 1
-        if self._admitted == WATCHED - 1:
-            self._before = capture.state
-        elif self._admitted == WATCHED:
-            warn_of_watching(self._before, capture.state)
-            del self._before
+        self._admissions.note(capture.state)
         conditions = Conditions(
             capture.state,
             capture.looks,

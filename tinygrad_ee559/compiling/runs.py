@@ -73,14 +73,30 @@ class Runs:
         self._alone.pop(capture.text, None)
 
 
-def warn_of_watching(before: State, now: State) -> None:
+class Admissions:
+    """How many runs did what a program does, and had to be watched all the same."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def note(self, found: State) -> None:
+        """Note one more, and what it found; says why there are many, if there are."""
+        self._count += 1
+        if self._count == WATCHED - 1:
+            self._before = found
+        elif self._count == WATCHED:
+            _warn_of_watching(self._before, found)
+            del self._before
+
+
+def _warn_of_watching(before: State, now: State) -> None:
     """Say why runs that do the same are watched: what one of them found, and what the next."""
     changed = before.changes(now) or ["something that it is given"]
     warnings.warn(
         f"the compiled function did the same in {WATCHED} calls and still had to be watched, as "
         f"what it may depend on was another each time: {'; '.join(changed[:3])}. Have it out of "
         "the function's reach, or in a tensor",
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -17,21 +17,22 @@ import sys
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from tinygrad_ee559.compiling.classes import Caller, behind, has_fields, overridable, slots_of
 from tinygrad_ee559.compiling.code import (
     is_users,
     names_called,
     names_imported,
     names_of_fields,
-    names_on_first,
     names_read,
 )
+from tinygrad_ee559.compiling.owner import Owner
 from tinygrad_ee559.compiling.places import SCALARS, Place, is_value, kept, same
 from tinygrad_ee559.rules.registry import Rule
 from tinygrad_ee559.tape import Leaf, overridden
@@ -49,12 +50,6 @@ _OPAQUE = logging.Logger, logging.Handler
 _WITH_CODE = type, functools.partial, list, tuple, dict, deque
 #: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
 _KNOWN = "torch", "tinygrad_ee559"
-
-
-class Caller:
-    """Calls functions; what else it keeps is no state of theirs."""
-
-    functions: Sequence[Callable[..., Any]]
 
 
 class _Fields(NamedTuple):
@@ -86,49 +81,6 @@ class _Slots(NamedTuple):
     object: Any
     path: str
     found: set[str]
-
-
-class _Owner:
-    """The object whose method a function is.
-
-    As long as nobody else gets at it, what counts of it is what that method and those that it calls
-    name of `self`: not its method `step` because the code calls that of an optimizer.
-    """
-
-    def __init__(self, function: Any) -> None:
-        self.object = getattr(function, "__self__", None)
-        self.kind = type(self.object)
-        self.names: set[str] = set()
-        bases = [base for base in self.kind.__mro__ if base is not object]
-        self.is_private = isinstance(function, types.MethodType) and all(
-            is_users(base.__module__) for base in bases
-        )
-        self._arrived = False
-        if self.is_private:
-            self.read(function.__func__)
-
-    def arrive(self) -> None:
-        """Note that a way leads to it, of which the first is that of the function."""
-        self.is_private &= not self._arrived
-        self._arrived = True
-
-    def meet(self, value: Any) -> None:
-        """Note an object that was found: another one of its class, or a proxy, has its methods."""
-        is_like = type(value) is self.kind or vars(value) is getattr(self.object, "__dict__", None)
-        self.is_private &= value is self.object or not is_like
-
-    def read(self, method: Any) -> None:
-        """Note what a method of it names."""
-        if isinstance(method, Caller):
-            for function in method.functions:
-                self.read(function)
-            return
-        code = getattr(method, "__code__", None)
-        names = None if code is None else names_on_first(code)
-        if names is None or {*method.__code__.co_freevars} - {"__class__"}:
-            self.is_private = False  # somebody else may get at it
-        else:
-            self.names |= names
 
 
 class State:
@@ -164,7 +116,7 @@ class State:
         self._named: set[str] = set()
         self._any_name = False  # whether code may get at fields by names that it computes
         self._any_class = False  # whether code may make other objects like those that it finds
-        self._owner = _Owner(function)
+        self._owner = Owner(function)
         self._object(function, getattr(function, "__name__", type(function).__name__))
         for rule in overridden().values():
             self._object(rule, f"the rule of {rule.name}")
@@ -305,9 +257,9 @@ class State:
     def _instance(self, value: Any, path: str) -> None:
         kind: Any = type(value)
         self._classes.setdefault(kind, path)
-        if _slots_of(kind):
+        if slots_of(kind):
             self._slots.append(_Slots(value, path, set()))
-        if not _has_fields(value) or isinstance(value, _OPAQUE):
+        if not has_fields(value) or isinstance(value, _OPAQUE):
             return
         fields = vars(value)
         self._owner.meet(value)
@@ -364,7 +316,7 @@ class State:
         found = len(self._seen), len(self.values), len(self.tensors)
         return *found, self._any_name, self._any_class, self._owner.is_private
 
-    def _names(self, kind: type, others: set[str]) -> set[str]:
+    def _names_for(self, kind: type, others: set[str]) -> set[str]:
         """The names by which code gets at an object of a class: `others`, if it is not private."""
         owner = self._owner
         private = kind is owner.kind and owner.is_private and kind not in self._makers
@@ -373,7 +325,7 @@ class State:
     def _look_at_fields(self) -> None:
         for entries, path, plain, found in list(self._fields):
             own = entries is getattr(self._owner.object, "__dict__", None)
-            names = self._names(self._owner.kind, self._named) if own else self._named
+            names = self._names_for(self._owner.kind, self._named) if own else self._named
             for name, value in list(entries.items()):
                 if name in found:
                     continue
@@ -382,7 +334,7 @@ class State:
                     self._visit(value, Place(entries, name, f"{path}.{name}"))
 
         for holder, path, found in list(self._slots):
-            for name, slot in _slots_of(holder.__class__).items():
+            for name, slot in slots_of(holder.__class__).items():
                 if name not in found and (self._any_name or name in self._named):
                     found.add(name)
                     place = Place(holder, slot, f"{path}.{name}")
@@ -399,25 +351,13 @@ class State:
             if is_users(base.__module__)
             for name, method in vars(base).items()
             if self._any_name
-            or name in self._names(kind, self._called)
-            or name in _methods_of_others(kind)
+            or name in self._names_for(kind, self._called)
+            or name in overridable(kind)
             or (name.startswith("__") and (made or kind in self._makers or name not in _MAKING))
         ]
         for method, path, kind in methods:
-            if isinstance(method, property):
-                for function in (method.fset, method.fdel):
-                    if function is not None:
-                        self._method(function, path, kind)
-                method = method.fget
-            elif isinstance(method, (classmethod, staticmethod)):
-                method = method.__func__
-            elif isinstance(method, (functools.cached_property, functools.partialmethod)):
-                method = method.func
-            elif isinstance(method, functools.singledispatchmethod):
-                method = method.dispatcher
-            elif isinstance(method, functools._lru_cache_wrapper):
-                method = method.__wrapped__
-            self._method(method, path, kind)
+            for function in behind(method):
+                self._method(function, path, kind)
 
     def _method(self, method: Any, path: str, kind: type) -> None:
         """Look at an attribute of a class, if it may have code, or hold something that has."""
@@ -427,34 +367,6 @@ class State:
             self._object(method, path)
         elif isinstance(method, _WITH_CODE) or is_users(type(method).__module__):
             self._object(method, path)
-
-
-@functools.cache
-def _slots_of(kind: Any) -> dict[str, Any]:
-    """The slots of a class of the user's, by name."""
-    return {
-        name: slot
-        for base in kind.__mro__
-        if is_users(base.__module__)
-        for name, slot in vars(base).items()
-        if isinstance(slot, types.MemberDescriptorType)
-    }
-
-
-def _has_fields(value: Any) -> bool:
-    """Whether an object has a dict of fields; methods of the user's are not asked."""
-    kind = type(value)
-    if is_users(kind.__module__):
-        return any("__dict__" in vars(base) for base in kind.__mro__)
-    return hasattr(value, "__dict__")
-
-
-@functools.cache
-def _methods_of_others(kind: type) -> frozenset[str]:
-    """The names of what a class may override in others that are not the user's, whose code calls
-    it."""
-    others = [b for b in kind.__mro__ if b is not object and not is_users(b.__module__)]
-    return frozenset(name for base in others for name in vars(base))
 
 
 def _another(value: Any) -> str:

@@ -28,7 +28,7 @@ from tinygrad_ee559.compiling.lanes import LANES, NoLanesError
 from tinygrad_ee559.compiling.layout import Layout, dense
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.places import Look, Place
-from tinygrad_ee559.compiling.runs import WATCHED, warn_of_watching
+from tinygrad_ee559.compiling.runs import Admissions
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
@@ -114,14 +114,13 @@ class Together:
             )
         with private.alone():
             self._compile(len(steps))
-        self._admitted = 1
+        self._admissions = Admissions()
+        self._admissions.note(capture.state)
         self._find(states)
 
     def admit(self, capture: Capture, steps: Sequence[Callable[..., Any]]) -> None:
         """The first member did the same again where it found something else."""
-        self._admitted += 1
-        if self._admitted == WATCHED:
-            warn_of_watching(self._capture.state, capture.state)
+        self._admissions.note(capture.state)
         self._capture = capture
         self._find(_alike(steps))
 

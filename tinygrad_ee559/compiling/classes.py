@@ -1,0 +1,60 @@
+"""Classes: what objects of the user's have, and which functions attributes of classes stand for."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tinygrad_ee559.compiling.code import is_users
+
+
+class Caller:
+    """Calls functions; what else it keeps is no state of theirs."""
+
+    functions: Sequence[Callable[..., Any]]
+
+
+def behind(attribute: Any) -> list[Any]:
+    """The functions that an attribute of a class stands for, such as a property; else itself."""
+    if isinstance(attribute, property):
+        functions = attribute.fget, attribute.fset, attribute.fdel
+        return [function for function in functions if function is not None]
+    if isinstance(attribute, (classmethod, staticmethod)):
+        return [attribute.__func__]
+    if isinstance(attribute, (functools.cached_property, functools.partialmethod)):
+        return [attribute.func]
+    if isinstance(attribute, functools.singledispatchmethod):
+        return [attribute.dispatcher]
+    if isinstance(attribute, functools._lru_cache_wrapper):
+        return [attribute.__wrapped__]
+    return [attribute]
+
+
+def has_fields(value: Any) -> bool:
+    """Whether an object has a dict of fields; methods of the user's are not asked."""
+    kind = type(value)
+    if is_users(kind.__module__):
+        return any("__dict__" in vars(base) for base in kind.__mro__)
+    return hasattr(value, "__dict__")
+
+
+@functools.cache
+def slots_of(kind: Any) -> dict[str, Any]:
+    """The slots of a class of the user's, by name."""
+    return {
+        name: slot
+        for base in kind.__mro__
+        if is_users(base.__module__)
+        for name, slot in vars(base).items()
+        if isinstance(slot, types.MemberDescriptorType)
+    }
+
+
+@functools.cache
+def overridable(kind: type) -> frozenset[str]:
+    """The names of what a class may override in others that are not the user's, whose code calls
+    it."""
+    others = [b for b in kind.__mro__ if b is not object and not is_users(b.__module__)]
+    return frozenset(name for base in others for name in vars(base))
