@@ -54,8 +54,10 @@ COMPILING = {
     "torch._inductor.cpp_builder",
     "torch._inductor.custom_graph_pass.CustomGraphPass",
     "torch._inductor.decomposition.select_decomp_table",
+    "torch._inductor.dependencies.MemoryDep",
     "torch._inductor.exc",
     "torch._inductor.inductor_prims",
+    "torch._inductor.scheduler.Scheduler",
     "torch._inductor.standalone_compile",
 }
 #: The same of objects that torch makes: operators, and libraries that it has compiled.
@@ -66,6 +68,7 @@ HIDDEN = {
     "torch._inductor.async_compile.AsyncCompile.cpp_pybinding",
     "torch._inductor.codecache.CppCodeCache.load",
     "torch._inductor.cpp_builder.get_cpp_compiler",
+    "torch._inductor.scheduler.Scheduler.can_fuse_vertical",
     "torch._inductor.exc.CppCompileError",
     "torch._inductor.exc.InvalidCxxCompiler",
     "torch._inductor.inductor_prims.force_stride_order",
@@ -711,6 +714,28 @@ def test_artifacts_change_their_inputs_and_return_results(compiling_parts):
         double, more = run(x, y)
         assert x.tolist() == [expected] * 3, changed("standalone_compile")
         assert double.tolist() == [2 * expected] * 3 and more.tolist() == [3] * 3
+
+
+def test_schedulers_know_names_and_what_loops_read_and_write(compiling_parts):
+    """What decides whether they are fused."""
+    from torch._inductor.scheduler import Scheduler
+
+    asked = []
+
+    def can_fuse(scheduler, one, two, **options):
+        reads = [dep.rename(scheduler.mutation_renames) for dep in two.unmet_dependencies]
+        writes = [dep for dep in one.read_writes.writes if dep.name in {r.name for r in reads}]
+        asked.extend(scheduler.fusable_read_and_write(r, w) for r in reads for w in writes)
+        return False
+
+    def function(x, i):
+        return [(x * 2).scatter(0, i, x).sum(0)]
+
+    x, i = torch.ones(3, 2), torch.zeros(1, 2, dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "can_fuse_vertical", can_fuse)
+        compiling_parts.kernels(graph_of(compiling_parts, function, x, i))
+    assert asked and {*asked} <= {True, False}, changed("Scheduler.can_fuse_vertical")
 
 
 def test_artifacts_that_inductor_cannot_keep_are_not_spoken_of(compiling_parts, caplog):
