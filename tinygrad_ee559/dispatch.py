@@ -29,8 +29,8 @@ from tinygrad_ee559.record import as_tensor, call, described_error, lifted, raw_
 from tinygrad_ee559.rules import registry
 from tinygrad_ee559.rules.indexing import set_at
 from tinygrad_ee559.rules.registry import COMPOSED, CONSTANT, RULES
-from tinygrad_ee559.tape import NUMBERS, Leaf, carries_gradient
-from tinygrad_ee559.tensor import Tensor, View, lift
+from tinygrad_ee559.tape import NUMBERS, carries_gradient
+from tinygrad_ee559.tensor import Tensor, View, leaf_of, lift
 
 #: Functions that fill their first argument with random numbers, whatever was there.
 _RANDOM = frozenset({
@@ -168,8 +168,9 @@ def _unrecorded(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         getattr(torch.Tensor, name)(*raws, **raw_options(kwargs))
     except Exception as error:
         raise described_error(f"Tensor.{name}", raws, error) from error
-    if isinstance(target, Tensor) and isinstance(target.node, Leaf):
-        target.node.hold(target._data)
+    leaf = leaf_of(target) if isinstance(target, Tensor) else None
+    if leaf is not None:
+        leaf.hold(target._data)
     return target
 
 

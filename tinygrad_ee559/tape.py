@@ -77,12 +77,14 @@ class _Edges(list[Any]):
 class Leaf(_Edges):
     """Where the gradient of a tensor that the user made gathers."""
 
-    __slots__ = ("data", "shape", "dtype", "grad", "hooks", "order")
+    __slots__ = ("data", "shape", "dtype", "grad", "hooks", "order", "frozen")
 
     def __init__(self, data: Any) -> None:
         self.order = next_order()
         self.grad: Any = None
         self.hooks: list[Any] | None = None
+        #: Whether its tensor has stopped requiring gradients.
+        self.frozen = False
         self.hold(data)
 
     def hold(self, data: Any) -> None:

@@ -49,14 +49,14 @@ class Tensor:
     Tensor(4.0)
     """
 
-    __slots__ = ("_data", "node", "frozen", "__weakref__")
+    __slots__ = ("_data", "node", "leaf", "__weakref__")
     __array_ufunc__ = None  # numpy_array * tensor is left to Tensor.__rmul__
 
     _data: Any
     #: The node that computed this value; a `Leaf` if the user made it; None without gradients.
     node: Any
-    #: The `Leaf` that it had before it stopped requiring gradients, if it did.
-    frozen: Leaf | None
+    #: If it was frozen once, the `Leaf` that it had before, where its gradient still is.
+    leaf: Leaf
 
     def __init__(
         self,
@@ -87,8 +87,9 @@ class Tensor:
     def data(self, value: Any) -> None:
         value = _as_value(value, None, None)
         self._data = value
-        if isinstance(self.node, Leaf):
-            self.node.hold(value)
+        leaf = leaf_of(self)
+        if leaf is not None:
+            leaf.hold(value)
 
     @property
     def shape(self) -> torch.Size:
@@ -203,10 +204,12 @@ class Tensor:
         data = self._data
         copied._data = data.clone() if isinstance(data, torch.Tensor) else data
         copied.node = None
-        copied.requires_grad = leaf_of(self) is not None
-        if self.grad is not None:
-            copied.grad = copy.deepcopy(self.grad, memo)
-        copied.requires_grad = self.requires_grad
+        leaf = leaf_of(self)
+        if leaf is not None and not (leaf.frozen and leaf.grad is None):
+            copied.leaf = Leaf(copied._data)
+            copied.leaf.frozen = leaf.frozen
+            copied.leaf.grad = copy.deepcopy(leaf.grad, memo)
+            copied.node = None if leaf.frozen else copied.leaf
         return copied
 
     def __format__(self, spec: str) -> str:
@@ -246,15 +249,11 @@ class Tensor:
                 f"only floating-point and complex tensors can require gradients, and this one is "
                 f"{self.dtype}"
             )
-        if not wanted:
-            self.frozen, self.node = self.node, None
-            return
         leaf = leaf_of(self)
         if leaf is None:
             leaf = Leaf(self._data)
-        else:
-            leaf.hold(self._data)
-        self.node = leaf
+        leaf.frozen = not wanted
+        self.leaf, self.node = leaf, leaf if wanted else None
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad` and return the tensor itself."""
@@ -394,7 +393,7 @@ def leaf_of(tensor: Tensor) -> Leaf | None:
     """Where the gradient of a tensor gathers, or did before it was frozen."""
     node = tensor.node
     if node is None:
-        return getattr(tensor, "frozen", None)
+        return getattr(tensor, "leaf", None)
     return node if isinstance(node, Leaf) else None
 
 
@@ -508,6 +507,8 @@ def _deposit(found: Mapping[Any, Any], create_graph: bool) -> None:
     if _gathering.leaves is not None:
         _gathering.leaves += found
     for leaf, g in found.items():
+        if leaf.frozen:
+            continue
         old = leaf.grad
         if create_graph:
             leaf.grad = g if old is None else old + g

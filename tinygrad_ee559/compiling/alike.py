@@ -45,6 +45,7 @@ def check_alike(first: State, other: State, member: int) -> None:
             f"{counts[0][1]}{_only(f'member {member}', paths[1] - paths[0])}"
             f"{_only('the first', paths[0] - paths[1])}"
         )
+    _check_frozen(first, other, member)
     for (_, value), (place, otherwise) in zip(ours, theirs):
         if not same(value, otherwise):
             if isinstance(otherwise, Numbers):
@@ -56,6 +57,16 @@ def check_alike(first: State, other: State, member: int) -> None:
             raise _differ(
                 f"{place} is {otherwise!r} in member {member}, and {value!r} in the first"
                 f"{advice if isinstance(otherwise, float) else ''}"
+            )
+
+
+def _check_frozen(first: State, other: State, member: int) -> None:
+    for (_, ours), (place, theirs) in zip(first.wrappers, other.wrappers):
+        frozen = other.frozen[id(theirs)]
+        if first.frozen[id(ours)] != frozen:
+            who = (f"member {member}", "the first")
+            raise _differ(
+                f"{place} is frozen in {who[not frozen]} and not in {who[frozen]}; freeze it in all"
             )
 
 

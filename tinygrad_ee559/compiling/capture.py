@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.places import SCALARS, Look, Place
+from tinygrad_ee559.compiling.places import SCALARS, Look, Place, has_frozen_gradient
 from tinygrad_ee559.compiling.recorder import NoReading, Recorder
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError, MixedGraphError
@@ -64,6 +64,7 @@ class Capture:
         moves: where inputs were left as they are: a place, whether wrapped, and the input's number,
             or None where a tensor was taken away.
         freezes: the tensors that it froze, or let require gradients again, and which of these.
+        exchanges: places that got another one of the tensors in which gradients gather, and this.
         replaced: the places in which something else was left.
         carries: whether one of them is a source, so that the next run begins with something else.
         missing: the ids of the leaves that had no gradient before the run.
@@ -88,16 +89,18 @@ class Capture:
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        with self._watched(leaves), recorder, NoReading() as reading:
+        start = next_order()
+        with self._watched(leaves, start), recorder, NoReading() as reading:
             self.returned = function(*args, **kwargs)
         refusal = recorder.refusal or reading.refusal
         if refusal is not None:  # and the function took no notice
             raise refusal
         recorder.check_random_state()
         _check_same_arguments(leaves, raws, tree_flatten((args, kwargs))[0])
-        after = State(function, leaves)
+        after = State(function, leaves, start)
         self.changes = self.state.changes(after)
         self.freezes = self.state.freezes(after)
+        self.exchanges = self.state.exchanges(after)
         outputs = self._results(recorder)
         self.collected = len(outputs)
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -116,7 +119,7 @@ class Capture:
         self.replaced = {effect.place for effect in self.effects if isinstance(effect, Effect)}
         self.replaced |= {place for place, _, _ in self.moves}
         replaces = any(s in self.replaced for s in self.sources if isinstance(s, Place))
-        self.carries = replaces or bool(self.freezes)
+        self.carries = replaces or bool(self.freezes or self.exchanges)
         self.shared = []
         for place, known in zip(self.state.tensors[: self.state.own], found):
             first = arguments.get(id(known), places.get(id(known), place))
@@ -125,9 +128,8 @@ class Capture:
         self.text = self._described(recorder)
 
     @contextmanager
-    def _watched(self, leaves: Sequence[Any]) -> Iterator[None]:
+    def _watched(self, leaves: Sequence[Any], start: int) -> Iterator[None]:
         """Inside, the function runs; afterwards it is known how far gradients went."""
-        start = next_order()
         arrived: set[int] = set()
         found = zip(self.state.tensors, self.state.found)
         tapes = [(place, tensor.node) for place, tensor in found if _has_tape(tensor)]
@@ -205,6 +207,7 @@ class Capture:
                 lines.append(f"gradient of argument {effect}")
         lines += [f"{place.identity()} gets input {i}, {w}" for place, w, i in self.moves]
         lines += [f"tensor {id(tensor)} is frozen: {now}" for tensor, now in self.freezes]
+        lines += [f"{place.identity()} gets tensor {id(t)}" for place, t in self.exchanges]
         lines.append(f"returns {self.results} in {self.structure}")
         lines.append(f"by default {torch.get_default_dtype()}")  # which operators do not name
         return "\n".join(lines)
@@ -293,6 +296,12 @@ def _check_argument(value: Any) -> None:
             f"a compiled function was given a torch.Tensor, of shape {list(value.shape)}, that "
             "requires gradients of torch's own; wrap it with Tensor(t, requires_grad=True), or "
             "pass t.detach()"
+        )
+    if isinstance(value, Tensor) and has_frozen_gradient(value):
+        raise CaptureError(
+            f"a compiled function was given a tensor, of shape {list(value.shape)}, that is frozen "
+            "and has a gradient, at which programs do not look; pass tensor.detach(), or have the "
+            "function itself hold the tensor"
         )
     if isinstance(value, (Tensor, torch.Tensor, *SCALARS)):
         return

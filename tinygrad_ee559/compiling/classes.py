@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tinygrad_ee559.compiling.code import is_users
+from tinygrad_ee559.compiling.code import is_users, names_called
 
 
 class Caller:
@@ -45,16 +45,33 @@ def slots_of(kind: Any) -> dict[str, Any]:
     """The slots of a class of the user's, by name."""
     return {
         name: slot
-        for base in kind.__mro__
+        for base in reversed(kind.__mro__)
         if is_users(base.__module__)
         for name, slot in vars(base).items()
         if isinstance(slot, types.MemberDescriptorType)
     }
 
 
+def named_by_library(kind: Any, called: Collection[str]) -> set[str]:
+    """What methods name that a class of the user's inherits from others, of those methods that are
+    called by these names or by each other."""
+    methods = _names_in_library(kind)
+    names = {*called}
+    reached: set[str] = set()
+    while not reached.issuperset(new := names & methods.keys()):
+        reached |= new
+        names.update(*(methods[name] for name in new))
+    return names.difference(called) if reached else set()
+
+
 @functools.cache
-def overridable(kind: type) -> frozenset[str]:
-    """The names of what a class may override in others that are not the user's, whose code calls
-    it."""
-    others = [b for b in kind.__mro__ if b is not object and not is_users(b.__module__)]
-    return frozenset(name for base in others for name in vars(base))
+def _names_in_library(kind: Any) -> dict[str, tuple[str, ...]]:
+    """What the methods name that a class inherits from others than the user's, by their names."""
+    others = [b for b in kind.__mro__ if not is_users(b.__module__)]
+    return {
+        name: names_called(function.__code__).fields
+        for base in (reversed(others) if len(others) < len(kind.__mro__) else ())
+        for name, method in vars(base).items()
+        for function in behind(method)
+        if isinstance(function, types.FunctionType)
+    }

@@ -48,12 +48,16 @@ class Compiled(Caller):
         self._owner: tuple[Any, str] | None = None
         self.__name__ = type(function).__name__  # if it has none
         functools.update_wrapper(self, function, updated=())
-        self._attribute = self.__name__
-        where = getattr(function, "__qualname__", self.__name__)  # an override has another one
-        self._key = f"compiled {self.__module__}.{where}"
+        self._name_it(self.__name__)
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._attribute = name
+        self._name_it(name)
+
+    def _name_it(self, attribute: str) -> None:
+        """Note the name of the attribute that it is, and the one under which instances keep it."""
+        where = getattr(self.functions[0], "__qualname__", "")  # an override has another one
+        self._attribute = attribute
+        self._key = f"compiled {attribute}, {self.__module__}.{where}"
 
     def __get__(self, instance: Any, owner: type | None = None) -> Compiled:
         """The method of one instance, which is compiled for itself, and kept by the instance."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -47,15 +47,29 @@ def written(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[int]:
     return numbers
 
 
-def overlapping(written: Sequence[int], inputs: Sequence[torch.Tensor]) -> tuple[int, int] | None:
-    """An input that is written, and another one that shares memory with it, if there are any."""
-    extents = [(t.data_ptr(), t.data_ptr() + reach(t)) for t in inputs]
-    for i in written:
-        start, end = extents[i]
-        for j, (begin, stop) in enumerate(extents):
-            if i != j and max(start, begin) < min(end, stop):
-                return i, j
+def overlapping(
+    written: Collection[int], tensors: Sequence[torch.Tensor]
+) -> tuple[int, int] | None:
+    """A tensor that is written, and another one that shares memory with it, if there are any."""
+    for i, j in neighbors(tensors):
+        if i in written:
+            return i, j
+        if j in written:
+            return j, i
     return None
+
+
+def neighbors(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:
+    """Pairs of tensors between whose first and last numbers there is memory of both."""
+    starts = [(tensor.data_ptr(), i) for i, tensor in enumerate(tensors)]
+    extents = sorted((start, start + reach(tensors[i]), i) for start, i in starts)
+    extents = [(start, end, i) for start, end, i in extents if start < end]
+    for k, (_, end, i) in enumerate(extents):
+        for m in range(k + 1, len(extents)):
+            start, _, j = extents[m]
+            if start >= end:
+                break
+            yield i, j
 
 
 def share(one: torch.Tensor, other: torch.Tensor) -> bool:

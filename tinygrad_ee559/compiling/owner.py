@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from tinygrad_ee559.compiling.classes import Caller
+from tinygrad_ee559.compiling.classes import Caller, has_fields
 from tinygrad_ee559.compiling.code import is_users, names_on_first
 
 
@@ -39,7 +39,9 @@ class Owner:
 
     def meet(self, value: Any) -> None:
         """Note an object that was found: another one of its class, or a proxy, has its methods."""
-        is_like = type(value) is self.kind or vars(value) is getattr(self.object, "__dict__", None)
+        is_like = type(value) is self.kind or (
+            has_fields(value) and vars(value) is getattr(self.object, "__dict__", None)
+        )
         self.is_private &= value is self.object or not is_like
 
     def read(self, method: Any) -> None:

@@ -20,7 +20,8 @@ SCALARS = (
 
 def is_value(value: Any) -> bool:
     """Whether it is one of these values, or a tuple of such."""
-    return isinstance(value, SCALARS) or isinstance(value, tuple) and all(map(is_value, value))
+    tuples = tuple, torch.Size  # others may have fields
+    return isinstance(value, SCALARS) or type(value) in tuples and all(map(is_value, value))
 
 
 class Place:
@@ -106,17 +107,21 @@ class Place:
         holder = self.holder
         if inside:
             self.get().data = value
-            return
-        if holder.__class__ is Leaf:
+        elif holder.__class__ is Leaf:
             holder.grad = None if value is None else lift(value, None)
         elif isinstance(holder, Tensor):
             holder.data = value
-        elif isinstance(holder, types.CellType):
-            holder.cell_contents = lift(value, None) if wrapped else value
-        elif self.is_slot():
-            self.key.__set__(holder, lift(value, None) if wrapped else value)
         else:
-            holder[self.key] = lift(value, None) if wrapped else value
+            self.put_object(lift(value, None) if wrapped else value)
+
+    def put_object(self, value: Any) -> None:
+        """Put something else there."""
+        if isinstance(self.holder, types.CellType):
+            self.holder.cell_contents = value
+        elif self.is_slot():
+            self.key.__set__(self.holder, value)
+        else:
+            self.holder[self.key] = value
 
 
 class Numbers(NamedTuple):
@@ -158,7 +163,7 @@ class Look:
 
     def __init__(self, value: Any) -> None:
         self.is_wrapped = isinstance(value, Tensor)
-        self.kind = value.node.__class__ if isinstance(value, Tensor) else value.__class__
+        self.kind = _kind(value) if self.is_wrapped else value.__class__
         raw = value._data if isinstance(value, Tensor) else value
         self.shape: torch.Size | None = None
         self.value = raw
@@ -173,7 +178,7 @@ class Look:
     def fits(self, value: Any) -> bool:
         """Whether another value looks the same."""
         if isinstance(value, Tensor):
-            kind = value.node.__class__
+            kind = _kind(value)
             value = value._data
         else:
             kind = value.__class__
@@ -196,8 +201,20 @@ class Look:
         raw = value._data if isinstance(value, Tensor) else value
         if self.shape is None or not isinstance(raw, torch.Tensor):
             return self.fits(value)
-        kind = value.node.__class__ if isinstance(value, Tensor) else value.__class__
+        kind = _kind(value) if isinstance(value, Tensor) else value.__class__
         return kind is self.kind and raw.shape == self.shape and raw.dtype is self.dtype
+
+
+def _kind(tensor: Tensor) -> Any:
+    """What made a tensor, if gradients go there, or what gathers there though it is frozen."""
+    node = tensor.node
+    return has_frozen_gradient(tensor) if node is None else node.__class__
+
+
+def has_frozen_gradient(tensor: Tensor) -> bool:
+    """Whether it has a gradient without requiring one."""
+    leaf = leaf_of(tensor)
+    return tensor.node is None and leaf is not None and leaf.grad is not None
 
 
 def _lazy(tensor: torch.Tensor) -> bool:

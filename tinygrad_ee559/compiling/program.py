@@ -174,6 +174,8 @@ class Program:
                 effect.place.put(value, effect.wrapped, effect.inside)
         for tensor, frozen in self._capture.freezes:
             tensor.requires_grad = not frozen
+        for place, tensor in self._capture.exchanges:
+            place.put_object(tensor)
         for place, wrapped, i in self._capture.moves:
             place.put(None if i is None else inputs[i], wrapped)
 

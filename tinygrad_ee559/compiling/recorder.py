@@ -336,7 +336,7 @@ def _holds_tensors(value: Any) -> bool:
 
 def _is_number(index: Any) -> bool:
     """Whether an index is an integer tensor without dimensions, or has one among others."""
-    if isinstance(index, tuple):
+    if isinstance(index, (tuple, list)):
         return any(map(_is_number, index))
     raw = index._data if isinstance(index, Tensor) else index
     if not isinstance(raw, torch.Tensor) or raw.ndim:

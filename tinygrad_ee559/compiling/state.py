@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import operator
 import os
 import sys
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tinygrad_ee559.compiling.classes import Caller, behind, has_fields, overridable, slots_of
+from tinygrad_ee559.compiling.classes import Caller, behind, has_fields, named_by_library, slots_of
 from tinygrad_ee559.compiling.code import (
     is_users,
     names_called,
@@ -46,8 +47,8 @@ _LIBRARIES = tuple(
 _MAKING = "__init__", "__new__", "__post_init__"
 #: Objects whose fields say nothing of what a step does, and lead everywhere.
 _OPAQUE = logging.Logger, logging.Handler
-#: Attributes of classes that may lead to code, besides objects of the user's.
-_WITH_CODE = type, functools.partial, list, tuple, dict, deque
+#: Attributes of classes that may lead to code, besides functions and objects of the user's.
+_HOLDERS = type, list, tuple, dict, deque
 #: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
 _KNOWN = "torch", "tinygrad_ee559"
 
@@ -86,6 +87,11 @@ class _Slots(NamedTuple):
 class State:
     """All places that a function can reach.
 
+    Args:
+        function: the function.
+        arguments: what it is given.
+        since: a run began after this node, in which tensors may have required gradients for a time.
+
     Attributes:
         tensors: the places that hold tensors, or gradients that are not there yet.
         found: what was in each of them.
@@ -98,7 +104,10 @@ class State:
         own: so many of the first places of tensors were found without the arguments.
     """
 
-    def __init__(self, function: Any, arguments: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, function: Any, arguments: Sequence[Any] = (), since: float = -math.inf
+    ) -> None:
+        self._since = since
         self.tensors: list[Place] = []
         self.found: list[Any] = []
         self.values: list[tuple[Place, Any]] = []
@@ -155,7 +164,22 @@ class State:
             for holder, size, path in after.containers
             if lengths.get(id(holder), size) != size
         ]
+        known = dict(self.wrappers)
+        found += [
+            f"{place} (another tensor in which gradients gather)"
+            for place, tensor in after.wrappers
+            if place in known and known[place] is not tensor and id(tensor) not in self.frozen
+        ]
         return found
+
+    def exchanges(self, after: State) -> list[tuple[Place, Tensor]]:
+        """The places in which a run put others of the tensors in which gradients gather."""
+        known = dict(self.wrappers)
+        return [
+            (place, tensor)
+            for place, tensor in after.wrappers
+            if known.get(place, tensor) is not tensor and id(tensor) in self.frozen
+        ]
 
     def freezes(self, after: State) -> list[tuple[Tensor, bool]]:
         """The tensors that a run has frozen, or let require gradients again, and which of these."""
@@ -169,7 +193,7 @@ class State:
     # ---------------------------------------------------------------- walking
 
     def _visit(self, value: Any, place: Place) -> None:
-        if isinstance(value, Tensor) and leaf_of(value) is not None:
+        if isinstance(value, Tensor) and self._gathers(value):
             self.wrappers.append((place, value))
             self._leaf(value, place.path)
         elif isinstance(value, Tensor) and not isinstance(value._data, torch.Tensor):
@@ -180,9 +204,24 @@ class State:
         else:
             self.values.append((place, kept(value)))
             if is_value(value):
-                self._classes.setdefault(type(value), place.path)
+                self._note_classes(value, place.path)
             elif not isinstance(value, np.ndarray):
                 self._object(value, place.path)
+
+    def _note_classes(self, value: Any, path: str) -> None:
+        """Note the class of a number or word, which may be the user's, or those in a tuple."""
+        self._classes.setdefault(type(value), path)
+        for entry in value if isinstance(value, tuple) else ():
+            self._note_classes(entry, path)
+
+    def _gathers(self, tensor: Tensor) -> bool:
+        """Whether gradients gather in a tensor, or have done so before it was frozen."""
+        leaf = leaf_of(tensor)
+        if leaf is None or not leaf.frozen or leaf.order > self._since:
+            return leaf is not None
+        if leaf.grad is None and not leaf.hooks:
+            del tensor.leaf  # as it required gradients for a time alone, and nobody can tell
+        return leaf.grad is not None or bool(leaf.hooks)
 
     def _leaf(self, tensor: Tensor, path: str) -> None:
         leaf = leaf_of(tensor)
@@ -257,12 +296,12 @@ class State:
     def _instance(self, value: Any, path: str) -> None:
         kind: Any = type(value)
         self._classes.setdefault(kind, path)
+        self._owner.meet(value)
         if slots_of(kind):
             self._slots.append(_Slots(value, path, set()))
         if not has_fields(value) or isinstance(value, _OPAQUE):
             return
         fields = vars(value)
-        self._owner.meet(value)
         others = [base for base in kind.__mro__ if not is_users(base.__module__)]
         known = [base for base in others if base.__module__.partition(".")[0] in _KNOWN]
         if len(others) == len(kind.__mro__) or not all(
@@ -334,39 +373,47 @@ class State:
                     self._visit(value, Place(entries, name, f"{path}.{name}"))
 
         for holder, path, found in list(self._slots):
-            for name, slot in slots_of(holder.__class__).items():
+            kind: Any = type(holder)
+            for name, slot in slots_of(kind).items():
                 if name not in found and (self._any_name or name in self._named):
                     found.add(name)
                     place = Place(holder, slot, f"{path}.{name}")
                     self._visit(place.get(), place)
 
     def _look_at_methods(self) -> None:
-        """Look at methods that have a name which was called, or that Python calls by itself, as for
-        operators."""
-        made = self._any_class
-        methods = [
-            (method, f"{path}.{name}", kind)
-            for kind, path in {**self._classes, **self._makers}.items()
+        """Look at attributes of classes that code may get at."""
+        kinds = {**self._classes, **self._makers}
+        inherited = {k: named_by_library(k, self._called) for k in kinds}
+        reached = [
+            (function, f"{path}.{name}", kind)
+            for kind, path in kinds.items()
             for base in kind.__mro__
             if is_users(base.__module__)
-            for name, method in vars(base).items()
-            if self._any_name
-            or name in self._names_for(kind, self._called)
-            or name in overridable(kind)
-            or (name.startswith("__") and (made or kind in self._makers or name not in _MAKING))
+            for name, attribute in vars(base).items()
+            if name in inherited[kind] or self._is_reached(name, kind)
+            for function in behind(attribute)
+            if not (name.startswith("__") and isinstance(function, _HOLDERS))  # annotations, say
         ]
-        for method, path, kind in methods:
-            for function in behind(method):
-                self._method(function, path, kind)
+        for function, path, kind in reached:
+            if isinstance(function, (types.FunctionType, Caller)) and kind is self._owner.kind:
+                self._owner.read(function)
+            if _may_lead_to_code(function):
+                self._object(function, path)
 
-    def _method(self, method: Any, path: str, kind: type) -> None:
-        """Look at an attribute of a class, if it may have code, or hold something that has."""
-        if isinstance(method, (types.FunctionType, Caller)):
-            if kind is self._owner.kind:
-                self._owner.read(method)
-            self._object(method, path)
-        elif isinstance(method, _WITH_CODE) or is_users(type(method).__module__):
-            self._object(method, path)
+    def _is_reached(self, name: str, kind: type) -> bool:
+        """Whether code names an attribute of a class, or Python gets at it by itself."""
+        if self._any_name or name in self._names_for(kind, self._called):
+            return True
+        made = self._any_class or kind in self._makers
+        return name.startswith("__") and (made or name not in _MAKING)
+
+
+def _may_lead_to_code(attribute: Any) -> bool:
+    if isinstance(attribute, (types.FunctionType, functools.partial, Caller)):
+        return True
+    if isinstance(attribute, _HOLDERS):
+        return isinstance(attribute, type) or not _is_plain(attribute)
+    return is_users(type(attribute).__module__)
 
 
 def _another(value: Any) -> str:

@@ -6,7 +6,6 @@ model like any other, to be evaluated, saved or trained alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -95,6 +94,11 @@ class Together:
             raise CaptureError(
                 "the steps of an ensemble freeze tensors, or let them require gradients again; do "
                 "both in each step, or neither"
+            )
+        if capture.exchanges:
+            raise CaptureError(
+                "the steps of an ensemble put another tensor in which gradients gather into "
+                f"{capture.exchanges[0][0]}; copy values instead: a.data.copy_(b.data)"
             )
         states = _alike(steps)
         self._capture = capture
@@ -270,15 +274,12 @@ class Together:
 
     def _check_apart(self, moved: list[int], now: list[torch.Tensor]) -> None:
         """Raise an error if what steps change is in one memory with another tensor."""
-        neighbors: dict[int, list[int]] = defaultdict(list)
-        for i, tensor in enumerate(now):
-            neighbors[tensor.untyped_storage().data_ptr()].append(i)
-        for i in moved:
-            for j in neighbors[now[i].untyped_storage().data_ptr()]:
-                changed = not self._written.isdisjoint({self._shown[i].input, self._shown[j].input})
-                if i != j and changed and memory.share(now[i], now[j]):
-                    shape = list(now[i].shape)
-                    raise _share_what_changes(f"{self._shown[i].place}, of shape {shape}")
+        fresh = {*moved}
+        for i, j in memory.neighbors(now):
+            written = not self._written.isdisjoint({self._shown[i].input, self._shown[j].input})
+            if written and not fresh.isdisjoint({i, j}) and memory.share(now[i], now[j]):
+                shape = list(now[i].shape)
+                raise _share_what_changes(f"{self._shown[i].place}, of shape {shape}")
 
     def _move(self, moved: list[int], now: list[torch.Tensor]) -> None:
         """Move tensors to where they belong.

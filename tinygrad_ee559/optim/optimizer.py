@@ -91,7 +91,7 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 leaf = p.node
-                if leaf is None:
+                if leaf is None:  # frozen, as few are
                     leaf = leaf_of(p)
                     if leaf is None:
                         continue
@@ -121,7 +121,7 @@ class Optimizer:
         numbers = float in map(type, values)  # they cannot be changed in place
         if numbers:
             values = [p.as_torch() for p in params]
-            grads = [p.node.grad.as_torch() for p in params]
+            grads = [p.grad.as_torch() for p in params if p.grad is not None]
         return params, values, grads, numbers
 
     def _names(self, group: Mapping[str, Any]) -> Iterable[str]:
