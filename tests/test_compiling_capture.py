@@ -958,6 +958,8 @@ def test_errors_that_the_function_takes_no_notice_of(function):
         lambda x, i: tg.Tensor(x)[i],
         lambda x, i: x[None, i],
         lambda x, i: x.clone().__setitem__(i, 0.0),
+        lambda x, i: x[[i, 1]],
+        lambda x, i: x[..., [[i, 1]]],
         lambda x, i: tg.Tensor(x).clone()[x.argmax()],
     ],
 )

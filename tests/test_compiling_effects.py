@@ -700,3 +700,99 @@ def test_ensembles_do_not_freeze(interpreted):
     with pytest.raises(errors.CaptureError, match="freeze tensors"):
         for _ in range(6):
             together(torch.ones(2))
+
+
+def test_arguments_that_are_frozen(interpreted):
+    """Programs do not look at their gradients, so these are refused."""
+    fast = tg.compile(lambda x: x * 2 if x.grad is None else x.grad * 1)
+    argument = tg.Tensor([1.0, 2.0], requires_grad=True)
+    argument.requires_grad_(False)
+    for _ in range(3):
+        assert fast(argument).tolist() == [2, 4]
+    argument.grad = tg.Tensor([7.0, 7.0])
+    with pytest.raises(errors.CaptureError, match="frozen and has a gradient"):
+        fast(argument)
+    argument.grad = None
+    assert fast(argument).tolist() == [2, 4]
+    assert len(fast.programs) == 1
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("holder", ["list", "object", "variables"])
+def test_tensors_in_which_gradients_gather_change_places(interpreted, holder, frozen):
+    def make():
+        one, other = (tg.Tensor([k, k], requires_grad=True) for k in (1.0, 2.0))
+        for tensor in (one, other):
+            tensor.requires_grad_(not frozen)
+        both, kept = [one, other], Holder(one=one, other=other)
+
+        def step(x):
+            nonlocal one, other
+            if holder == "list":
+                both.reverse()
+                return (both[0] * x).sum().detach()
+            if holder == "object":
+                kept.one, kept.other = kept.other, kept.one
+                return (kept.one * x).sum().detach()
+            one, other = other, one
+            return (one * x).sum().detach()
+
+        return step
+
+    fast = tg.compile(make())
+    assert [fast(torch.ones(2)).item() for _ in range(10)] == [4, 2] * 5
+    assert len(fast.programs) == 2
+    assert tg.compile(make()).loop(torch.ones(9, 2)).tolist() == [4, 2] * 4 + [4]
+
+
+def test_ensembles_do_not_exchange(interpreted):
+    def member():
+        both = [tg.Tensor([k], requires_grad=True) for k in (1.0, 2.0)]
+
+        def step(x):
+            both.reverse()
+            return (both[0] * x).sum().detach()
+
+        return step
+
+    together = tg.ensemble([member(), member()])
+    with pytest.raises(errors.CaptureError, match=r"put another tensor .* into both\[0\]"):
+        for _ in range(6):
+            together(torch.ones(2))
+
+
+def test_new_tensors_in_which_gradients_gather_are_no_part_of_programs(interpreted):
+    kept = Holder(weight=tg.Tensor([1.0], requires_grad=True))
+
+    def step(x):
+        kept.weight = tg.Tensor([2.0], requires_grad=True)
+        return x * 2
+
+    fast = tg.compile(step)
+    with pytest.warns(UserWarning, match=r"kept.weight is another tensor in each call"):
+        for _ in range(20):
+            before = kept.weight
+            fast(torch.ones(1))
+            assert kept.weight is not before
+    assert not fast.programs
+
+
+def test_tensors_that_required_gradients_for_a_while(interpreted):
+    """As in Langevin dynamics, which follow the gradient of a sample."""
+
+    def make():
+        kept = Holder(sample=tg.Tensor([1.0, 2.0]))
+
+        def step(x):
+            sample = kept.sample.detach().clone().requires_grad_(True)
+            (slope,) = tg.grad((sample * sample * x).sum(), [sample])
+            sample.requires_grad_(False)
+            kept.sample = sample.sub_(slope * 0.1)
+            return kept.sample.sum()
+
+        return step
+
+    fast, step = tg.compile(make()), make()
+    for _ in range(6):
+        close([fast(torch.ones(2)).data], [step(torch.ones(2)).data])
+    assert len(fast.programs) == 1

@@ -560,6 +560,21 @@ def test_members_have_to_be_alike(interpreted, layers, message):
         ensemble.loop(*data(4, 2))
 
 
+def test_members_are_frozen_alike(interpreted):
+    members = [Training(seed=seed) for seed in range(2)]
+    together = tg.ensemble([member.step for member in members])
+    members[1].model[0].weight.requires_grad_(False)
+    x, y = data(4, 2)
+    with pytest.raises(errors.CaptureError, match="frozen in member 1 and not in the first"):
+        together.loop(x, y)
+    members[1].model[0].weight.requires_grad_(True)
+    together = tg.ensemble([member.step for member in members])
+    together.loop(x, y)
+    members[0].model[0].weight.requires_grad_(False)
+    with pytest.raises(errors.CaptureError, match="frozen in the first and not in member 1"):
+        together.loop(x, y)
+
+
 def test_members_have_to_do_the_same(interpreted):
     def member(layer):
         model = nn.Sequential(nn.Linear(2, 2), layer)

@@ -6,6 +6,7 @@ from steps import interpreted, own_cache
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559 import errors, optim
+from tinygrad_ee559.compiling.memory import neighbors, share
 
 __all__ = ["interpreted", "own_cache"]
 
@@ -422,3 +423,16 @@ def test_one_tensor_beside_new_gradients_on_all_paths(own_cache, empty):
         kept, _ = fast(empty)
         assert p.grad.tolist() == [2.0] * 5
         assert q.tolist() == kept.tolist() == [0.5 ** (i + 1)] * 3
+
+
+def test_neighbors():
+    """Between whose first and last numbers there is memory of both."""
+    memory = torch.zeros(20)
+    tensors = [
+        memory[:4], memory[2:6], memory[6:8], memory[8:16:2], memory[9:17:2], memory[3:3], memory,
+    ]  # fmt: skip
+    found = {frozenset(pair) for pair in neighbors(tensors)}
+    assert found == {frozenset(p) for p in [(0, 1), (3, 4), *((i, 6) for i in range(5))]}
+    assert [share(tensors[i], tensors[j]) for i, j in [(0, 1), (3, 4), (2, 6), (5, 6)]] == [
+        True, False, True, False,
+    ]  # fmt: skip

@@ -140,6 +140,23 @@ def test_a_base_of_the_same_name(interpreted):
     assert len(trainer.step.programs) == 1
 
 
+def test_methods_of_one_origin(interpreted):
+    def make(factor):
+        @tg.compile
+        def step(self, x):
+            return x * factor
+
+        return step
+
+    class Several:
+        one, two = make(1), make(2)
+
+    several = Several()
+    for _ in range(4):
+        assert several.one(torch.ones(1)).item() == 1 and several.two(torch.ones(1)).item() == 2
+    assert len(several.one.programs) == len(several.two.programs) == 1
+
+
 @pytest.mark.parametrize("how", ["assigned", "by another class"])
 def test_a_method_that_is_replaced(interpreted, how):
     """As a notebook does, or a module that is loaded again."""

@@ -157,6 +157,60 @@ def test_slots():
     assert watched(lambda: fast(ONES)) == 0
 
 
+class Linked:
+    """Slots that another object of the same class has too."""
+
+    __slots__ = "next", "rate"
+
+    def go(self, x):
+        return self.next.other(x)
+
+    def other(self, x):
+        return x * self.rate
+
+
+class Again(Linked):
+    __slots__ = ("rate",)
+
+
+@pytest.mark.parametrize("kind", [Linked, Again])
+def test_slots_of_another_object(kind):
+    one, other = Linked(), kind()
+    one.next, other.rate = other, 1.0
+    assert follows(one.go, lambda: setattr(other, "rate", 5.0))
+
+
+class Pretending:
+    """Says that it is what it stands for."""
+
+    __slots__ = ("target",)
+    __class__ = property(lambda self: type(self.target))
+
+    def go(self, x):
+        return x * self.target.rate
+
+
+def test_slots_of_an_object_that_pretends_to_be_another():
+    pretending, target = Pretending(), Linked()
+    pretending.target, target.rate = target, 1.0
+    assert follows(lambda x: pretending.go(x), lambda: setattr(target, "rate", 5.0))
+
+
+class Pair(collections.namedtuple("Pair", "a b")):  # noqa: SLOT002
+    """Has fields beside those of the tuple."""
+
+
+def test_fields_of_tuples():
+    pair = Pair(1, 2)
+    pair.rate = 1.0
+    assert follows(lambda x: x * pair.rate, lambda: setattr(pair, "rate", 5.0))
+
+
+def test_methods_of_words_in_tuples():
+    words = (Word.PLAIN, 1)
+    assert follows(lambda x: words[0].apply(x), triple)
+
+
 class Stateless:
     __slots__ = ()
 
@@ -278,6 +332,69 @@ def test_modules_that_nobody_knows(tmp_path, monkeypatch, registered):
 
 
 # ------------------------------------------------------------------- what is not looked at
+
+
+class Documented(nn.Module):
+    """Overrides what no step calls, and the code of which would make all fields count."""
+
+    def __init__(self):
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def extra_repr(self):
+        return str(getattr(self, "weight"))  # noqa: B009
+
+    def forward(self, x):
+        return self.weight * x
+
+
+class Settings:
+    """Has annotations that name the class which has it."""
+
+    __annotations__ = {"owner": "filled in below"}  # noqa: RUF012
+    rate = 1.0
+
+
+class Counting:
+    def __init__(self):
+        self.model = Documented()
+        self.settings = Settings()
+        self.count = 0
+
+    def step(self, x):
+        loss = self.model(x).sum() * self.settings.rate
+        loss.backward()
+        self.model.zero_grad()
+        return loss
+
+
+Settings.__annotations__["owner"] = Counting
+
+
+def test_overrides_that_nobody_calls_and_annotations():
+    counting = Counting()
+    fast = tg.compile(counting.step)
+    for _ in range(3):
+        fast(ONES)
+
+    def call():
+        counting.count += 1
+        return fast(ONES)
+
+    assert watched(call) == 0
+
+
+class Tabled:
+    table = {i: (i, "word") for i in range(30_000)}  # noqa: RUF012
+
+    def step(self, x):
+        return x * self.table[2][0]
+
+
+def test_tables_of_classes():
+    fast = tg.compile(Tabled().step)
+    for _ in range(3):
+        assert fast(ONES).tolist() == [2, 2]
+    assert len(fast.programs[0].conditions[0]._scalars) < 50
 
 
 def test_entries_are_not_made_by_looking():

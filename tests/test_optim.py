@@ -662,6 +662,44 @@ def test_frozen_parameters_keep_their_gradients():
     assert str(ours) == str(theirs)
 
 
+def test_gradients_that_arrive_at_what_was_frozen_meanwhile():
+    def train(library, wrap):
+        x = wrap([3.0])
+        y = (x * x).sum()
+        x.requires_grad_(False)
+        y.backward()
+        seen = [x.grad]
+        x.requires_grad_(True)
+        (x * 2).sum().backward()
+        return [*seen, x.grad.tolist()]
+
+    ours = train(tg, lambda value: Tensor(value, requires_grad=True))
+    assert (
+        ours == train(torch, lambda value: torch.tensor(value, requires_grad=True)) == [None, [2]]
+    )
+
+
+def test_numbers_that_are_frozen():
+    x = Tensor(1.0, requires_grad=True)
+    (x * 3).backward()
+    x.requires_grad_(False)
+    optim.SGD([x], lr=0.1).step()
+    assert x.item() == pytest.approx(0.7)
+
+
+def test_frozen_parameters_that_are_converted():
+    x = nn.Parameter([1.0, 2.0])
+    (x * x).sum().backward()
+    x.requires_grad_(False)
+    x.grad = None
+    x.data = x.data.to(torch.int64)
+    assert copy.deepcopy(x).tolist() == [1, 2]
+    large = nn.Parameter(torch.zeros(10_000))
+    large.requires_grad_(False)
+    large.data = torch.zeros(1)
+    assert len(pickle.dumps(large)) < 2000
+
+
 def test_a_frozen_parameter_that_is_copied_and_pickled():
     x = Tensor([3.0], requires_grad=True)
     (x * x).sum().backward()

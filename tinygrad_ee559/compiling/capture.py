@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from tinygrad_ee559.errors import CaptureError, MixedGraphError
 from tinygrad_ee559.private import tree_flatten, tree_unflatten
 from tinygrad_ee559.tape import Leaf, Node, next_order, topological
 from tinygrad_ee559.tensor import Tensor, gathering, lift
+
+_next_number = count().__next__
 
 
 class Gradient(NamedTuple):
@@ -100,7 +103,9 @@ class Capture:
         after = State(function, leaves, start)
         self.changes = self.state.changes(after)
         self.freezes = self.state.freezes(after)
-        self.exchanges = self.state.exchanges(after)
+        exchanged = self.state.exchanges(after)
+        self.exchanges = [(p, t) for p, t in exchanged if id(t) in self.state.frozen]
+        new = [(place, t) for place, t in exchanged if id(t) not in self.state.frozen]
         outputs = self._results(recorder)
         self.collected = len(outputs)
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -125,7 +130,9 @@ class Capture:
             first = arguments.get(id(known), places.get(id(known), place))
             if first is not place:
                 self.shared.append((first, place))
-        self.text = self._described(recorder)
+        # That a run has made a tensor in which gradients gather is true of that run alone.
+        alone = [f"{place.path} of {_next_number()} {_look(t.as_torch())}" for place, t in new]
+        self.text = "\n".join([*alone, self._described(recorder)])
 
     @contextmanager
     def _watched(self, leaves: Sequence[Any], start: int) -> Iterator[None]:
@@ -328,9 +335,13 @@ def _check_same_arguments(leaves: Sequence[Any], raws: Sequence[Any], after: Seq
             )
 
 
+def _look(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)} {tensor.stride()}"
+
+
 def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
     """An input in words that differ where programs would."""
-    look = f"{tensor.dtype} {list(tensor.shape)} {tensor.stride()}"
+    look = _look(tensor)
     if id(tensor) in recorder.constants:
         return f"constant {look} {tensor.tolist()}"
     if isinstance(source, int):

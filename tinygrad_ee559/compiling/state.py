@@ -164,12 +164,6 @@ class State:
             for holder, size, path in after.containers
             if lengths.get(id(holder), size) != size
         ]
-        known = dict(self.wrappers)
-        found += [
-            f"{place} (another tensor in which gradients gather)"
-            for place, tensor in after.wrappers
-            if place in known and known[place] is not tensor and id(tensor) not in self.frozen
-        ]
         return found
 
     def exchanges(self, after: State) -> list[tuple[Place, Tensor]]:
@@ -178,7 +172,7 @@ class State:
         return [
             (place, tensor)
             for place, tensor in after.wrappers
-            if known.get(place, tensor) is not tensor and id(tensor) in self.frozen
+            if known.get(place, tensor) is not tensor
         ]
 
     def freezes(self, after: State) -> list[tuple[Tensor, bool]]:
