@@ -69,7 +69,8 @@ class Capture:
         freezes: the tensors that it froze, or let require gradients again, and which of these.
         exchanges: places that got another one of the tensors in which gradients gather, and this.
         replaced: the places in which something else was left.
-        carries: whether one of them is a source, so that the next run begins with something else.
+        carries: whether the next run begins with something else, as one of them is a source, or as
+            tensors were frozen or exchanged.
         missing: the ids of the leaves that had no gradient before the run.
         tapes: the places of tensors with a history through which gradients went, and their nodes.
         changes: what else has changed, in words.
