@@ -679,6 +679,17 @@ def test_gradients_that_arrive_at_what_was_frozen_meanwhile():
     )
 
 
+def test_a_leaf_that_is_detached_keeps_its_gradient():
+    def train(library, wrap):
+        x = wrap([3.0])
+        (x * x).sum().backward()
+        x.detach_()
+        return x.requires_grad, x.grad.tolist()
+
+    ours = train(tg, lambda value: Tensor(value, requires_grad=True))
+    assert ours == train(torch, lambda value: torch.tensor(value, requires_grad=True))
+
+
 def test_numbers_that_are_frozen():
     x = Tensor(1.0, requires_grad=True)
     (x * 3).backward()

@@ -138,7 +138,10 @@ def call_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     if not isinstance(target, Tensor):
         raise _no_history(name)
     if name == "detach_" and not isinstance(target, View):
-        target.node = None
+        if target.is_leaf:
+            target.requires_grad = False
+        else:
+            target.node = None
         return target
     if name in _RESHAPING or name == "detach_":
         raise InPlaceError(

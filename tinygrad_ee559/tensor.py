@@ -55,7 +55,7 @@ class Tensor:
     _data: Any
     #: The node that computed this value; a `Leaf` if the user made it; None without gradients.
     node: Any
-    #: If it was frozen once, the `Leaf` that it had before, where its gradient still is.
+    #: The `Leaf` of a tensor that was frozen, where its gradient still is; see `leaf_of`.
     leaf: Leaf
 
     def __init__(
@@ -395,6 +395,13 @@ def leaf_of(tensor: Tensor) -> Leaf | None:
     if node is None:
         return getattr(tensor, "leaf", None)
     return node if isinstance(node, Leaf) else None
+
+
+def put_back(tensors: Sequence[Tensor], values: Sequence[torch.Tensor]) -> None:
+    """Give tensors that are numbers what has become of them as torch tensors: see `as_torch`."""
+    for tensor, value in zip(tensors, values):
+        if value is not tensor._data:
+            tensor.data = value.item()
 
 
 def lift(value: Any, edge: Any) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, put_back
 
 
 def clip_grad_norm_(
@@ -43,9 +43,9 @@ def clip_grad_norm_(
     Source: R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
     networks", ICML 2013.
     """
-    gradients = _gradients(parameters)
+    gradients, values = _gradients(parameters)
     with torch.no_grad():
-        norms = [torch.linalg.vector_norm(g.as_torch(), norm_type) for g in gradients]
+        norms = [torch.linalg.vector_norm(value, norm_type) for value in values]
         norm = torch.linalg.vector_norm(torch.stack(norms), norm_type) if norms else torch.zeros(())
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
@@ -54,8 +54,9 @@ def clip_grad_norm_(
                 "error_if_nonfinite=False"
             )
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            _change(gradient, gradient.as_torch() * factor)
+        for value in values:
+            value.mul_(factor)
+        put_back(gradients, values)
     return Tensor(norm)
 
 
@@ -72,20 +73,15 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     >>> x.grad
     Tensor([ 0.5000, -0.4000])
     """
+    gradients, values = _gradients(parameters)
     with torch.no_grad():
-        for gradient in _gradients(parameters):
-            _change(gradient, gradient.as_torch().clamp(-clip_value, clip_value))
+        for value in values:
+            value.clamp_(-clip_value, clip_value)
+        put_back(gradients, values)
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> tuple[list[Tensor], list[torch.Tensor]]:
+    """The gradients that there are, and what they are as torch tensors."""
     several = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [p.grad for p in several if p.grad is not None]
-
-
-def _change(gradient: Tensor, value: torch.Tensor) -> None:
-    """Give a gradient another value, in place unless it is a number."""
-    data = gradient.data
-    if isinstance(data, torch.Tensor):
-        data.copy_(value)
-    else:
-        gradient.data = value.item()
+    gradients = [p.grad for p in several if p.grad is not None]
+    return gradients, [gradient.as_torch() for gradient in gradients]

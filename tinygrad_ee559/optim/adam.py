@@ -12,12 +12,11 @@ from tinygrad_ee559.optim.optimizer import (
     Optimizer,
     acts,
     check_not_negative,
-    put_back,
     raw,
     scaled,
 )
 from tinygrad_ee559.private import is_watched
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, put_back
 
 #: From so many numbers on, one parameter is updated after the other.
 LARGE = 2**20

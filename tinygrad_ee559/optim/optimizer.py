@@ -229,13 +229,6 @@ def scaled(tensors: list[torch.Tensor], factor: Any) -> dict[str, Any]:
     return {"other": [tensor * raw(factor) for tensor in tensors]}
 
 
-def put_back(params: list[Tensor], values: list[torch.Tensor]) -> None:
-    """Give parameters that are numbers their new values."""
-    for p, value in zip(params, values):
-        if value is not p._data:
-            p.data = value.item()
-
-
 def check_not_negative(given: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if not given[name] >= 0.0:  # NaN is refused too

@@ -12,11 +12,10 @@ from tinygrad_ee559.optim.optimizer import (
     Optimizer,
     acts,
     check_not_negative,
-    put_back,
     raw,
     scaled,
 )
-from tinygrad_ee559.tensor import Tensor
+from tinygrad_ee559.tensor import Tensor, put_back
 
 
 class SGD(Optimizer):
