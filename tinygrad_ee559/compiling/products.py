@@ -36,6 +36,8 @@ def product_of(a: Any, b: Any) -> Any:
     """
     if is_large(a, b):
         return product(a, b)
+    if a.shape[-1] == 1:
+        return _outer(a, b)
     a, b = [m if 1 in m.shape else _computed_once(m) for m in (a, b)]
     rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     along_columns = rows * inner * _vectors(columns, b)
@@ -57,6 +59,15 @@ def _vectors(count: int, like: Any) -> int:
 def _moved(matrix: Any) -> int:
     """How many numbers have to be moved to make those of a row neighbors."""
     return 0 if matrix.stride(-1) == 1 else int(matrix.shape[-2] * matrix.shape[-1])
+
+
+def _outer(a: Any, b: Any) -> Any:
+    """A column times a row. The result is the larger, so it is laid out as it is wanted.
+
+    Were they not computed before, Inductor would make this one loop with what computes them, which
+    runs through the result in the wrong order.
+    """
+    return _computed_once(a) * _computed_once(b)
 
 
 def _along_columns(a: Any, b: Any) -> Any:
