@@ -560,6 +560,24 @@ def test_members_have_to_be_alike(interpreted, layers, message):
         ensemble.loop(*data(4, 2))
 
 
+def test_classes_that_members_define_for_themselves(interpreted):
+    def member():
+        class Net(nn.Module):
+            def __init__(self):
+                self.layer = nn.Linear(2, 1)
+
+            def forward(self, x):
+                return self.layer(x)
+
+        net = Net()
+        return lambda x: net(x).detach()
+
+    together = tg.ensemble([member(), member()])
+    with pytest.raises(errors.CaptureError, match="though both are called Net; define the class"):
+        for _ in range(3):
+            together(torch.ones(2, 4, 2))
+
+
 def test_members_are_frozen_alike(interpreted):
     members = [Training(seed=seed) for seed in range(2)]
     together = tg.ensemble([member.step for member in members])

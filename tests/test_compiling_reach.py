@@ -8,9 +8,11 @@ import dataclasses
 import dis
 import enum
 import functools
+import gc
 import importlib.util
 import logging
 import sys
+import weakref
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -381,6 +383,83 @@ def test_overrides_that_nobody_calls_and_annotations():
         return fast(ONES)
 
     assert watched(call) == 0
+
+
+class Shown(Settings):
+    def __repr__(self):
+        return f"{type(self).__name__} {self.count}"
+
+
+class Compared(Settings):
+    __hash__ = None
+
+    def __eq__(self, other):
+        return self.__class__ is other.__class__
+
+
+@dataclasses.dataclass
+class Data:
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    rate: float = 0.1
+
+
+class Phase(enum.Enum):
+    FIRST = 0.1
+
+    @property
+    def rate(self):
+        return self._value_
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Shown(), Compared(), Data(), Frozen(), Phase.FIRST,
+        collections.namedtuple("Rated", "rate")(0.1),
+    ],
+    ids=lambda settings: type(settings).__name__,
+)  # fmt: skip
+def test_classes_that_describe_and_compare_themselves(settings):
+    """They make no objects, so what is set in `__init__` elsewhere does not count."""
+    counting = Counting()
+    counting.settings = settings
+
+    def step(x):
+        return counting.step(x)
+
+    fast = tg.compile(step)
+    for _ in range(3):
+        fast(ONES)
+
+    def call():
+        counting.count += 1
+        return fast(ONES)
+
+    assert watched(call) == 0
+
+
+def test_classes_of_functions_do_not_stay_in_memory():
+    def used():
+        class Local(nn.Module):
+            __slots__ = ("weight",)
+
+            def __init__(self):
+                self.weight = tg.Tensor([1.0], requires_grad=True)
+
+            def forward(self, x):
+                return (x * self.weight).detach()
+
+        local = Local()
+        tg.compile(lambda x: local(x))(ONES)
+        return weakref.ref(Local)
+
+    found = used()
+    gc.collect()
+    assert found() is None
 
 
 class Tabled:

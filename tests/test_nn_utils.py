@@ -35,7 +35,7 @@ def both(dtype=torch.float32):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, math.inf])
+@pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, math.inf, "inf"])
 @pytest.mark.parametrize("max_norm", [0.1, 1000.0])
 def test_norms(max_norm, norm_type, dtype):
     ours, theirs = both(dtype)

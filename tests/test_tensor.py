@@ -167,6 +167,36 @@ def test_deepcopy_of_a_leaf():
         copy.deepcopy(x * x)
 
 
+@pytest.mark.parametrize("library", [tg, torch], ids=["ours", "torch's"])
+def test_a_copy_shares_the_value_and_not_the_gradient(library):
+    make = library.Tensor if library is tg else torch.tensor
+    x = make([1.0, 2.0], requires_grad=True)
+    (x * x).sum().backward()
+    y = copy.copy(x)
+    assert y.requires_grad and y.grad is None
+    y.requires_grad_(False)
+    (x * x).sum().backward()
+    assert x.requires_grad and x.grad.tolist() == [4, 8] and y.grad is None
+    y.data[0] = 7
+    assert x.tolist() == [7, 2]
+
+
+def test_copies_of_computed_tensors_buffers_and_views():
+    x = tg.Tensor([1.0, 2.0], requires_grad=True)
+    copy.copy(x * x).sum().backward()
+    assert x.grad.tolist() == [2, 4]
+    buffer = copy.copy(tg.nn.Buffer(torch.ones(2), persistent=False))
+    assert type(buffer) is tg.nn.Buffer and not buffer.persistent
+    assert copy.copy(tg.Tensor([1.0, 2.0])[:1]).tolist() == [1]
+
+
+def test_unpickled_tensors_are_new():
+    """Whatever the process had made that pickled them: nodes are numbered downwards."""
+    x = tg.Tensor([1.0], requires_grad=True)
+    x.node.order = -(10**15)
+    assert pickle.loads(pickle.dumps(x)).node.order > -(10**15)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_of_views_have_memory_of_their_own(copied):
     x = tg.Tensor([1.0, 2.0, 3.0])

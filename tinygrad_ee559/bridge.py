@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -42,8 +41,8 @@ class _TheirBuffer(Buffer):
     def _data(self, value: Any) -> None:
         self._place[self._name] = torch.as_tensor(value)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return copy.deepcopy(Buffer(self._data, persistent=self.persistent), memo)
+    def _like(self, data: Any) -> Tensor:
+        return Buffer(data, persistent=self.persistent)
 
 
 class TorchModule(Module):

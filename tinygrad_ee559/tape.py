@@ -87,6 +87,12 @@ class Leaf(_Edges):
         self.frozen = False
         self.hold(data)
 
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        """Copied or unpickled, it is as new as any: the order counts within a process."""
+        for name, value in state[1].items():
+            setattr(self, name, value)
+        self.order = next_order()
+
     def hold(self, data: Any) -> None:
         """Take note of the tensor's value; a plain number has neither shape nor dtype."""
         self.data = data

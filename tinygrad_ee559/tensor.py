@@ -200,15 +200,25 @@ class Tensor:
                 f"only a tensor that you made can be copied deeply; this one was computed by "
                 f"{self.node.rule.name}: use tensor.detach().clone()"
             )
-        copied: Tensor = _new(type(self))
         data = self._data
-        copied._data = data.clone() if isinstance(data, torch.Tensor) else data
-        copied.node = None
+        copied = self._like(data.clone() if isinstance(data, torch.Tensor) else data)
+        leaf, own = leaf_of(self), leaf_of(copied)
+        if leaf is not None and own is not None:
+            own.grad = copy.deepcopy(leaf.grad, memo)
+        return copied
+
+    def __copy__(self) -> Tensor:
+        return self._like(self._data)
+
+    def _like(self, data: Any) -> Tensor:
+        """A tensor of this kind with other data; gradients gather in a leaf of its own."""
+        copied: Tensor = _new(type(self))
+        copied._data = data
+        copied.node = self.node
         leaf = leaf_of(self)
-        if leaf is not None and not (leaf.frozen and leaf.grad is None):
-            copied.leaf = Leaf(copied._data)
+        if leaf is not None:
+            copied.leaf = Leaf(data)
             copied.leaf.frozen = leaf.frozen
-            copied.leaf.grad = copy.deepcopy(leaf.grad, memo)
             copied.node = None if leaf.frozen else copied.leaf
         return copied
 
@@ -433,8 +443,8 @@ class View(Tensor):
         self.view_of = view_of
         self.node = node
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return lift(self._data, self.node).__deepcopy__(memo)  # with memory of its own
+    def _like(self, data: Any) -> Tensor:
+        return lift(self._data, self.node)._like(data)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return lift, (self._data, self.node)

@@ -26,6 +26,11 @@ def check_alike(first: State, other: State, member: int) -> None:
     for (path, kind), (elsewhere, differing) in zip(first.kinds, other.kinds):
         if path != elsewhere:
             break
+        if kind != differing and isinstance(kind, type) and _in_words(kind) == _in_words(differing):
+            raise _differ(
+                f"{path} is of another class in member {member} than in the first, though both are "
+                f"called {_in_words(kind)}; define the class once, outside of what makes a member"
+            )
         if kind != differing:
             raise _differ(
                 f"{path} is {_in_words(differing)} in member {member}, and {_in_words(kind)} in "

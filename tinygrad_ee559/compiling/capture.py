@@ -21,7 +21,7 @@ from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError, MixedGraphError
 from tinygrad_ee559.private import tree_flatten, tree_unflatten
 from tinygrad_ee559.tape import Leaf, Node, next_order, topological
-from tinygrad_ee559.tensor import Tensor, gathering, lift
+from tinygrad_ee559.tensor import Tensor, gathering, leaf_of, lift
 
 _next_number = count().__next__
 
@@ -93,6 +93,7 @@ class Capture:
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
+        gathered = [_gathers(leaf) for leaf in leaves]
         start = next_order()
         with self._watched(leaves, start), recorder, NoReading() as reading:
             self.returned = function(*args, **kwargs)
@@ -100,13 +101,14 @@ class Capture:
         if refusal is not None:  # and the function took no notice
             raise refusal
         recorder.check_random_state()
-        _check_same_arguments(leaves, raws, tree_flatten((args, kwargs))[0])
+        _check_same_arguments(leaves, raws, gathered, tree_flatten((args, kwargs))[0])
         after = State(function, leaves, start)
         self.changes = self.state.changes(after)
         self.freezes = self.state.freezes(after)
         exchanged = self.state.exchanges(after)
         self.exchanges = [(p, t) for p, t in exchanged if id(t) in self.state.frozen]
         new = [(place, t) for place, t in exchanged if id(t) not in self.state.frozen]
+        _check_keeps_no_argument(self.exchanges, leaves)
         outputs = self._results(recorder)
         self.collected = len(outputs)
         owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -199,10 +201,17 @@ class Capture:
         for place in self.state.tensors:
             if place in still:
                 continue
-            if place.get() is None:
+            now = place.get()
+            if now is None and not place.is_empty():
                 self.moves.append((place, False, None))
+            elif isinstance(now, Tensor) and leaf_of(now) is not None:
+                self.changes.append(
+                    f"{place} (a tensor, then one in which gradients gather; have it require them "
+                    "before the first call, or set its grad to None in the end)"
+                )
             elif place.tensor() is None:
-                self.changes.append(f"{place} (a tensor, then {place.get()!r:.80})")
+                what = "nothing" if place.is_empty() else f"{now!r:.80}"
+                self.changes.append(f"{place} (a tensor, then {what})")
 
     def _described(self, recorder: Recorder) -> str:
         """The graph and all that it is connected to."""
@@ -321,18 +330,45 @@ def _check_argument(value: Any) -> None:
         )
 
 
-def _check_same_arguments(leaves: Sequence[Any], raws: Sequence[Any], after: Sequence[Any]) -> None:
+def _gathers(value: Any) -> tuple[bool, bool]:
+    """Whether gradients gather in an argument, and whether one is left there from before."""
+    if not isinstance(value, Tensor):
+        return False, False
+    return isinstance(value.node, Leaf), has_frozen_gradient(value)
+
+
+def _check_same_arguments(
+    leaves: Sequence[Any], raws: Sequence[Any], gathered: Sequence[Any], after: Sequence[Any]
+) -> None:
     """Raise an error if a run has changed what it was given other than in place."""
     if len(after) != len(leaves) or any(one is not other for one, other in zip(leaves, after)):
         raise CaptureError(
             "a compiled function changed a list or dict that it was given, which programs do not "
             "do; return what is new, or hold the list or dict as a closure or in self"
         )
-    for i, (leaf, raw) in enumerate(zip(leaves, raws)):
+    for i, (leaf, raw, before) in enumerate(zip(leaves, raws, gathered)):
+        if _gathers(leaf) != before:
+            raise CaptureError(
+                f"argument {i} of a compiled function was let require gradients, or frozen, inside "
+                "it, which programs do not do; have it work on x.detach().requires_grad_(), or do "
+                "that before the call"
+            )
         if isinstance(leaf, Tensor) and leaf._data is not raw:
             raise CaptureError(
                 f"argument {i} of a compiled function was given another tensor by `.data =`, which "
                 "programs do not do; change it in place, as by x.data.copy_(y), or return it"
+            )
+
+
+def _check_keeps_no_argument(
+    exchanges: Sequence[tuple[Place, Tensor]], leaves: Sequence[Any]
+) -> None:
+    """Raise an error if a run has put an argument in which gradients gather into a place."""
+    for place, tensor in exchanges:
+        if any(tensor is leaf for leaf in leaves):
+            raise CaptureError(
+                f"{place} was given an argument of a compiled function, in which gradients gather; "
+                "programs would put there what this call was given: keep tensor.detach()"
             )
 
 

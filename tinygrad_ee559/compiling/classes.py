@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tinygrad_ee559.compiling.code import is_users, names_called
+
+#: What `_names_in_library` has found.
+_found: WeakKeyDictionary[type, Mapping[str, tuple[str, ...]]] = WeakKeyDictionary()
 
 
 class Caller:
@@ -40,7 +44,6 @@ def has_fields(value: Any) -> bool:
     return hasattr(value, "__dict__")
 
 
-@functools.cache
 def slots_of(kind: Any) -> dict[str, Any]:
     """The slots of a class of the user's, by name."""
     return {
@@ -64,14 +67,15 @@ def named_by_library(kind: Any, called: Collection[str]) -> set[str]:
     return names.difference(called) if reached else set()
 
 
-@functools.cache
-def _names_in_library(kind: Any) -> dict[str, tuple[str, ...]]:
+def _names_in_library(kind: Any) -> Mapping[str, tuple[str, ...]]:
     """What the methods name that a class inherits from others than the user's, by their names."""
-    others = [b for b in kind.__mro__ if not is_users(b.__module__)]
-    return {
-        name: names_called(function.__code__).fields
-        for base in (reversed(others) if len(others) < len(kind.__mro__) else ())
-        for name, method in vars(base).items()
-        for function in behind(method)
-        if isinstance(function, types.FunctionType)
-    }
+    if kind not in _found:
+        others = [b for b in kind.__mro__ if not is_users(b.__module__)]
+        _found[kind] = {
+            name: names_called(function.__code__).fields
+            for base in (reversed(others) if len(others) < len(kind.__mro__) else ())
+            for name, method in vars(base).items()
+            for function in behind(method)
+            if isinstance(function, types.FunctionType)
+        }
+    return _found[kind]

@@ -89,7 +89,7 @@ class Conditions:
         self._tapes = tapes
         self._tensors = list({id(tensor): tensor for _, tensor in state.wrappers}.values())
         self._leaves_of = [None if state.frozen[id(t)] else leaf_of(t) for t in self._tensors]
-        watched = [*state.values, *((p, t) for p, t in state.wrappers if p not in replaced)]
+        watched = [*state.values, *state.wrappers]
         # Of which most functions have none.
         self._uncommon = [(p, v) for p, v in watched if _is_uncommon(p, v)]
         watched = [(p, v) for p, v in watched if not _is_uncommon(p, v)]

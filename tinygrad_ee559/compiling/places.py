@@ -67,19 +67,26 @@ class Place:
             return holder.grad
         if isinstance(holder, Tensor):
             return holder._data
-        if self.is_slot():
-            try:
-                return self.key.__get__(holder)
-            except AttributeError:  # nothing is in there
-                return None
+        if self.is_slot() or isinstance(holder, types.CellType):
+            return None if self.is_empty() else self._content()
         if isinstance(holder, dict):
             return holder.get(self.key)
-        if isinstance(holder, types.CellType):
-            try:
-                return holder.cell_contents
-            except ValueError:  # the variable has no value any more
-                return None
         return holder[self.key] if self.key < len(holder) else None
+
+    def is_empty(self) -> bool:
+        """Whether it is a slot, or a variable, that nothing is in, not even None."""
+        try:
+            self._content()
+        except (AttributeError, ValueError):
+            return True
+        return False
+
+    def _content(self) -> Any:
+        """What is in a slot or in a variable."""
+        holder = self.holder
+        if self.is_slot():
+            return self.key.__get__(holder)
+        return holder.cell_contents if isinstance(holder, types.CellType) else None
 
     def tensor(self) -> torch.Tensor | None:
         """The torch tensor that is there, None if there is none."""

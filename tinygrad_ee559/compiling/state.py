@@ -45,6 +45,12 @@ _LIBRARIES = tuple(
 )
 #: Methods that run where instances are made.
 _MAKING = "__init__", "__new__", "__post_init__"
+#: Methods whose words for an object no tensor depends on.
+_DESCRIBING = "__repr__", "__str__", "__format__"
+#: Methods that ask for an object's class not to make another one like it, but to compare it.
+_NOT_MAKING = frozenset([
+    "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__setattr__", "__delattr__",
+])  # fmt: skip
 #: Objects whose fields say nothing of what a step does, and lead everywhere.
 _OPAQUE = logging.Logger, logging.Handler
 #: Attributes of classes that may lead to code, besides functions and objects of the user's.
@@ -71,15 +77,17 @@ class _Fields(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """An object that may have slots for fields, which count as those above.
+    """An object that has slots for fields, which count as those above.
 
     Attributes:
         object: the object.
+        slots: its slots, by name.
         path: the way to it.
         found: the names of those that were visited.
     """
 
     object: Any
+    slots: dict[str, Any]
     path: str
     found: set[str]
 
@@ -164,6 +172,10 @@ class State:
             for holder, size, path in after.containers
             if lengths.get(id(holder), size) != size
         ]
+        leaf = "a tensor in which gradients gather"
+        gathered, gathering = dict(self.wrappers), dict(after.wrappers)
+        found += [f"{p} ({leaf}, then {v!r:.80})" for p, v in after.values if p in gathered]
+        found += [f"{p} ({v!r:.80}, then {leaf})" for p, v in self.values if p in gathering]
         return found
 
     def exchanges(self, after: State) -> list[tuple[Place, Tensor]]:
@@ -291,8 +303,9 @@ class State:
         kind: Any = type(value)
         self._classes.setdefault(kind, path)
         self._owner.meet(value)
-        if slots_of(kind):
-            self._slots.append(_Slots(value, path, set()))
+        slots = slots_of(kind)
+        if slots:
+            self._slots.append(_Slots(value, slots, path, set()))
         if not has_fields(value) or isinstance(value, _OPAQUE):
             return
         fields = vars(value)
@@ -331,7 +344,7 @@ class State:
         self._called.update(called.fields)
         self._named.update(called.fields)
         self._any_name |= called.computed
-        self._any_class |= called.makes
+        self._any_class |= called.makes and _may_make(function)
         self._object(function.__defaults__, f"{path}.__defaults__")
         self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
 
@@ -366,9 +379,8 @@ class State:
                     found.add(name)
                     self._visit(value, Place(entries, name, f"{path}.{name}"))
 
-        for holder, path, found in list(self._slots):
-            kind: Any = type(holder)
-            for name, slot in slots_of(kind).items():
+        for holder, slots, path, found in list(self._slots):
+            for name, slot in slots.items():
                 if name not in found and (self._any_name or name in self._named):
                     found.add(name)
                     place = Place(holder, slot, f"{path}.{name}")
@@ -398,8 +410,15 @@ class State:
         """Whether code names an attribute of a class, or Python gets at it by itself."""
         if self._any_name or name in self._names_for(kind, self._called):
             return True
-        made = self._any_class or kind in self._makers
-        return name.startswith("__") and (made or name not in _MAKING)
+        if not name.startswith("__") or name in _DESCRIBING:
+            return False
+        return name not in _MAKING or self._any_class or kind in self._makers
+
+
+def _may_make(function: types.FunctionType) -> bool:
+    """Whether a function that gets at an object's class may make another one like it."""
+    module = (function.__module__ or "").partition(".")[0]
+    return function.__name__ not in _NOT_MAKING and module not in sys.stdlib_module_names
 
 
 def _may_lead_to_code(attribute: Any) -> bool:

@@ -34,8 +34,8 @@ class Unseen(Tensor):
         self.seen = False
         self.node = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return lift(self._data, None).__deepcopy__(memo)
+    def _like(self, data: Any) -> Tensor:
+        return lift(data, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return lift, (self._data, None)

@@ -67,8 +67,8 @@ class Buffer(Tensor):
         super().__init__(data)
         self.persistent = persistent
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        copied = super().__deepcopy__(memo)
+    def _like(self, data: Any) -> Tensor:
+        copied = super()._like(data)
         assert isinstance(copied, Buffer)
         copied.persistent = self.persistent
         return copied

@@ -12,7 +12,7 @@ from tinygrad_ee559.tensor import Tensor, put_back
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor],
     max_norm: float,
-    norm_type: float = 2.0,
+    norm_type: float | str = 2.0,
     error_if_nonfinite: bool = False,
 ) -> Tensor:
     """Scale the gradients of parameters, all by the same factor, so that their norm is no larger
@@ -43,6 +43,7 @@ def clip_grad_norm_(
     Source: R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
     networks", ICML 2013.
     """
+    norm_type = float(norm_type)
     gradients, values = _gradients(parameters)
     with torch.no_grad():
         norms = [torch.linalg.vector_norm(value, norm_type) for value in values]
