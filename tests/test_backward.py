@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import warnings
 import weakref
 
 import pytest
@@ -435,3 +436,56 @@ def test_a_torch_tensor_with_gradients_of_its_own_is_refused():
     x = leaf(1.0)
     with pytest.raises(errors.MixedGraphError, match="detach"):
         x * torch.ones(1, dtype=torch.float64, requires_grad=True)
+
+
+# ------------------------------------------------------------------------- autocast
+
+
+def under_autocast(library, function, order, create_graph=False):
+    """Gradients through what autocast computes with half the bits; `backward()` is called outside
+    of it, as PyTorch recommends, or inside."""
+    generator = torch.Generator().manual_seed(2)
+    made = [torch.randn(*shape, generator=generator) for shape in ((5, 3), (4, 3), (4,))]
+    wrap = tg.Tensor if library is tg else torch.Tensor.clone
+    x, w, b = (wrap(t).requires_grad_() for t in made)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = function(x, w, b).float().square().mean()
+        if order == "inside":
+            loss.backward(create_graph=create_graph)
+    if order == "outside":
+        loss.backward(create_graph=create_graph)
+    if create_graph:
+        total = (x.grad.square().sum() + w.grad.square().sum()).detach()
+        assert x.grad.requires_grad
+        return [total]
+    assert x.grad.dtype == torch.float32
+    return [x.grad, w.grad]
+
+
+@pytest.mark.parametrize("order", ["outside", "inside"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.nn.functional.linear,
+        lambda x, w, b: x @ w.T + b,
+        lambda x, w, b: torch.bmm(x[None], w.T[None]) * b,
+        lambda x, w, b: torch.relu(torch.nn.functional.linear(x, w, b)) @ w,
+        lambda x, w, b: torch.addmm(b, x, w.T).softmax(-1),
+        lambda x, w, b: torch.einsum("ij,kj->ik", x, w) + b,
+    ],
+    ids=["linear", "matmul", "bmm", "twice", "addmm", "einsum"],
+)
+def test_autocast(function, order):
+    found, expected = (under_autocast(library, function, order) for library in (tg, torch))
+    for ours, theirs in zip(found, expected):  # where `w` is used twice, we add more exactly
+        assert torch.allclose(ours.data, theirs, rtol=1e-2, atol=1e-2)
+
+
+def test_gradients_of_gradients_under_autocast():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of cycles
+        found, expected = (
+            under_autocast(library, torch.nn.functional.linear, "outside", create_graph=True)
+            for library in (tg, torch)
+        )
+    assert found[0].item() == pytest.approx(expected[0].item(), rel=1e-2)

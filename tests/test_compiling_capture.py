@@ -1272,6 +1272,29 @@ def test_autocast_is_not_applied_to_what_was_taken_out_of_it():
         assert len(compiled.programs) == 1
 
 
+def test_gradients_of_what_was_computed_under_autocast():
+    ours, theirs = Training(), Training()
+
+    def mixed(training):
+        def step(x, y):
+            training.optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = F.mse_loss(training.model(x).float(), y)
+            loss.backward()
+            training.optimizer.step()
+            return loss
+
+        return step
+
+    fast, step = tg.compile(mixed(ours)), mixed(theirs)
+    for seed in range(6):
+        fast(*data(seed=seed))
+        step(*data(seed=seed))
+    assert len(fast.programs) == 1
+    for p, q in zip(ours.parameters(), theirs.parameters()):
+        assert torch.allclose(p, q, atol=2e-3)
+
+
 # ---------------------------------------------------------- what cannot be lowered
 
 

@@ -39,7 +39,7 @@ from tinygrad_ee559.errors import (
 )
 from tinygrad_ee559.private import is_batched
 from tinygrad_ee559.rules.numbers import number_formulas
-from tinygrad_ee559.rules.registry import Plan, Rule
+from tinygrad_ee559.rules.registry import Formula, Plan, Rule
 
 #: Wraps a raw value and the edge it came from, so that torch functions called on it are recorded.
 Lift = Callable[[Any, Any], Any]
@@ -55,6 +55,8 @@ SCALAR = torch.Size()
 #: The plain numbers that tensors wrap.
 NUMBERS = frozenset({float, int, bool})
 COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
+#: To which autocast converts operands.
+HALF = frozenset({torch.bfloat16, torch.float16})
 
 next_order = count(0, -1).__next__
 _new = object.__new__
@@ -459,8 +461,9 @@ def _propagate(
         conjugate = node.dtype in COMPLEX and plan.rule.holomorphic
         if conjugate:
             g = _conjugated(g)
+        formulas = _cast(plan.formulas, node) if node.dtype in HALF else plan.formulas
         given = (g, *saved)
-        for formula, edge in zip(plan.formulas, node):
+        for formula, edge in zip(formulas, node):
             if wanted is None or edge in wanted:
                 d = formula(*given)
                 if conjugate:
@@ -588,6 +591,15 @@ def _conjugated(g: Any) -> Any:
     if g.__class__ is list or g.__class__ is tuple:
         return [_conjugated(item) for item in g]
     return torch.conj(g)
+
+
+def _cast(formulas: Sequence[Formula], node: Node) -> Sequence[Formula]:
+    """The formulas under autocast, if a node was recorded there: its operands are not converted."""
+    for tensor, _ in node.guards:
+        if tensor.dtype is not node.dtype and tensor.is_floating_point():
+            cast = torch.autocast(tensor.device.type, node.dtype)
+            return [cast(formula) for formula in formulas]
+    return formulas
 
 
 def _leading_to(targets: frozenset[Any], nodes: list[Any]) -> set[Any]:
