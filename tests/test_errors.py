@@ -66,6 +66,14 @@ def test_a_function_without_a_rule_names_itself_and_the_remedy():
         tensor(2).nonsense()
 
 
+@pytest.mark.parametrize(
+    "call", [lambda x: torch.autograd.grad(x * x, x), lambda x: torch.autograd.backward(x * x)]
+)
+def test_torch_s_own_gradients_say_where_ours_are(call):
+    with pytest.raises(errors.NotDifferentiableError, match=r"call tinygrad_ee559\.grad, or back"):
+        call(tg.Tensor(torch.ones(()), requires_grad=True))
+
+
 def test_an_option_unknown_to_the_rule_is_named():
     with pytest.raises(errors.RuleError, match=r"torch\.tanh.*out="):
         torch.tanh(tensor(2), out=torch.empty(2))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinygrad_ee559.errors import InPlaceError, NoRuleError, RuleError
+from tinygrad_ee559.errors import InPlaceError, NoRuleError, NotDifferentiableError, RuleError
 from tinygrad_ee559.inplace import assign, before_change
 from tinygrad_ee559.private import (
     decomposition,
@@ -95,6 +95,11 @@ def _as_torch_says(function: Any, args: Any, kwargs: Any, error: Exception) -> E
     """What torch itself complains of in such a call, if it does, and not what came of it here."""
     if isinstance(error, (NoRuleError, InPlaceError, RuleError)):
         return error
+    if getattr(function, "__module__", None) == "torch.autograd":
+        return NotDifferentiableError(
+            f"torch.autograd.{function.__name__} knows what torch has recorded, and not what this "
+            "library has; call tinygrad_ee559.grad, or backward() of the tensor"
+        )
     raws = [raw_of(arg) for arg in args]
     try:
         with torch.random.fork_rng(devices=[]):
