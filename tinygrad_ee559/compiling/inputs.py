@@ -90,7 +90,8 @@ class Inputs:
             if overlapping(self._written, found):
                 return False
             self._settle()
-        return not (self._may_overlap() and overlapping(self._written, found))
+        may = self._may_overlap(self._extents(self._given))
+        return not (may and overlapping(self._written, found))
 
     def stay_apart(self, given: Sequence[torch.Tensor]) -> bool:
         """Whether none of what many steps are given shares memory with what one of them changes.
@@ -98,19 +99,26 @@ class Inputs:
         Args:
             given: as `fetch` found it, but for arguments those of all steps.
         """
-        return overlapping(self._written, given) is None
+        extents = []
+        for i in self._given:
+            start = given[i].data_ptr()
+            extents.append((start, start + reach(given[i])))
+        return not (self._may_overlap(extents) and overlapping(self._written, given))
 
-    def _may_overlap(self) -> bool:
-        """Whether what this call gives shares memory with what the program changes or, where that
-        is changed itself, with anything."""
-        bounds, starts, reaches = self._borders, self.starts, self._reaches
+    def _may_overlap(self, extents: Sequence[tuple[int, int]]) -> bool:
+        """Whether what a call gives shares memory with what the program changes or, where that is
+        changed itself, with anything.
+
+        Args:
+            extents: where what is given begins in memory, and where it ends.
+        """
+        bounds = self._borders
         if bounds:
-            for i in self._given:
-                start = starts[i]
+            for start, end in extents:
                 before = bisect_right(bounds, start)
-                if before % 2 or bisect_left(bounds, start + reaches[i]) != before:
+                if before % 2 or bisect_left(bounds, end) != before:
                     return True
-        return self._changes_given and not are_apart(self._extents(self._given))
+        return self._changes_given and not are_apart(extents)
 
     def _settle(self) -> None:
         """Note the memory that what is given must not share."""

@@ -13,8 +13,10 @@ import ctypes
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -62,7 +64,8 @@ extern "C" int run(char* const* memories, const int64_t* member_strides,
 """
 
 
-class Output(NamedTuple):
+@dataclass(frozen=True)
+class Output:
     """An output, which may be a part of the memory that it is in.
 
     Attributes:
@@ -79,7 +82,7 @@ class Output(NamedTuple):
     strides: tuple[int, ...]
     dtype: torch.dtype
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
         """Whether it is all that is in that memory."""
         reach = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
@@ -92,8 +95,11 @@ class Output(NamedTuple):
         for n in reversed(lead):
             strides.insert(0, reach)
             reach *= n
+        shape = (*lead, *self.shape)
+        if self.is_whole:
+            return empty_strided(shape, (*strides, *self.strides), self.dtype)
         flat = empty_strided((*lead, self.room), (*strides, 1), self.dtype)
-        return flat.as_strided((*lead, *self.shape), (*strides, *self.strides), self.offset)
+        return flat.as_strided(shape, (*strides, *self.strides), self.offset)
 
 
 def apart(kernels: Kernels, inputs: int) -> Kernels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,28 @@ def as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
             )
         return found
 
+    if _are_tensors(args):
+        return tuple(args)
     return tuple(tree_map(lambda v, i=i: tensor(v, i), a) for i, a in enumerate(args))
+
+
+def _are_tensors(args: Any) -> bool:
+    """Whether arguments, or results, are tensors and nothing more, as most are; torch's functions
+    for what is nested take ten times as long."""
+    return type(args) is tuple and all(isinstance(a, (Tensor, torch.Tensor)) for a in args)
+
+
+def _leaves(args: Any) -> Sequence[Any]:
+    return args if _are_tensors(args) else tree_flatten(args)[0]
+
+
+def _raw(leaf: Any) -> torch.Tensor:
+    return leaf.as_torch() if isinstance(leaf, Tensor) else leaf
+
+
+def _mapped(function: Callable[[Any], Any], args: Any) -> Any:
+    """A function of each tensor among arguments."""
+    return tuple(map(function, args)) if _are_tensors(args) else tree_map(function, args)
 
 
 def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
@@ -49,10 +70,9 @@ def streams_of(args: Any, lead: tuple[str, ...]) -> list[torch.Tensor]:
         ValueError: they are not.
         CaptureError: one of them requires gradients.
     """
-    streams = [
-        leaf.as_torch() if isinstance(leaf, Tensor) else leaf for leaf in tree_flatten(args)[0]
-    ]
-    if any(isinstance(leaf, Tensor) and leaf.node is not None for leaf in tree_flatten(args)[0]):
+    leaves = _leaves(args)
+    streams = [*map(_raw, leaves)]
+    if any(isinstance(leaf, Tensor) and leaf.node is not None for leaf in leaves):
         raise CaptureError(
             "stacked arguments cannot require gradients or have a history, as their parts would "
             "not pass gradients on; pass tensor.detach()"
@@ -77,8 +97,10 @@ def contiguous(args: Any) -> Any:
             return lift(value.as_torch().contiguous(), None)
         return value.contiguous()
 
+    if all(_raw(leaf).is_contiguous() for leaf in _leaves(args)):
+        return args
     with torch.inference_mode(False):  # in which copies do not count their changes
-        return tree_map(copied, args)
+        return _mapped(copied, args)
 
 
 def entry(args: Any, *index: int) -> Any:
@@ -89,7 +111,7 @@ def entry(args: Any, *index: int) -> Any:
             return lift(value._data[index], None)
         return value[index] if isinstance(value, torch.Tensor) else value
 
-    return tree_map(part, args)
+    return _mapped(part, args)
 
 
 def as_stack(results: Any, dims: int = 1) -> Any:
@@ -111,6 +133,8 @@ def joined(parts: list[Any], dim: int = 0) -> Any:
     Raises:
         CaptureError: they are not alike.
     """
+    if _are_tensors((*parts,)):
+        return _along(0, parts, dim)
     flat = [tree_flatten(part) for part in parts]
     for i, (_, structure) in enumerate(flat):
         if structure != flat[0][1]:
