@@ -36,9 +36,9 @@ def product_of(a: Any, b: Any) -> Any:
     """
     if is_large(a, b):
         return product(a, b)
-    if a.shape[-1] == 1:
-        return _outer(a, b)
-    a, b = [m if 1 in m.shape else _computed_once(m) for m in (a, b)]
+    a, b = _computed_once(a), _computed_once(b)
+    if a.shape[-1] == 1:  # the result is larger than they are, so its layout is what counts
+        return a * b
     rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     along_columns = rows * inner * _vectors(columns, b)
     along_rows = columns * inner * _vectors(rows, a)
@@ -59,15 +59,6 @@ def _vectors(count: int, like: Any) -> int:
 def _moved(matrix: Any) -> int:
     """How many numbers have to be moved to make those of a row neighbors."""
     return 0 if matrix.stride(-1) == 1 else int(matrix.shape[-2] * matrix.shape[-1])
-
-
-def _outer(a: Any, b: Any) -> Any:
-    """A column times a row. The result is the larger, so it is laid out as it is wanted.
-
-    Were they not computed before, Inductor would make this one loop with what computes them, which
-    runs through the result in the wrong order.
-    """
-    return _computed_once(a) * _computed_once(b)
 
 
 def _along_columns(a: Any, b: Any) -> Any:
@@ -112,7 +103,8 @@ def summed(products: Any, dim: int) -> Any:
 
 
 def _computed_once(matrix: Any) -> Any:
-    """A matrix that is not computed again for each product that it enters, however it lies."""
+    """A matrix that is computed before the products that it enters, however it lies: not again for
+    each of them, nor in one loop with them, which might run in the wrong order."""
     if matrix.is_contiguous():
         return force_strides(matrix, matrix.stride())
     if matrix.mT.is_contiguous():
