@@ -372,9 +372,9 @@ class Counting:
 Settings.__annotations__["owner"] = Counting
 
 
-def test_overrides_that_nobody_calls_and_annotations():
-    counting = Counting()
-    fast = tg.compile(counting.step)
+def watched_while_counting(counting, step):
+    """How many calls of a step are watched while a number changes at which it does not look."""
+    fast = tg.compile(step)
     for _ in range(3):
         fast(ONES)
 
@@ -382,7 +382,12 @@ def test_overrides_that_nobody_calls_and_annotations():
         counting.count += 1
         return fast(ONES)
 
-    assert watched(call) == 0
+    return watched(call)
+
+
+def test_overrides_that_nobody_calls_and_annotations():
+    counting = Counting()
+    assert watched_while_counting(counting, counting.step) == 0
 
 
 class Shown(Settings):
@@ -428,18 +433,7 @@ def test_classes_that_describe_and_compare_themselves(settings):
     counting = Counting()
     counting.settings = settings
 
-    def step(x):
-        return counting.step(x)
-
-    fast = tg.compile(step)
-    for _ in range(3):
-        fast(ONES)
-
-    def call():
-        counting.count += 1
-        return fast(ONES)
-
-    assert watched(call) == 0
+    assert watched_while_counting(counting, lambda x: counting.step(x)) == 0
 
 
 def test_classes_of_functions_do_not_stay_in_memory():

@@ -55,7 +55,7 @@ class Tensor:
     _data: Any
     #: The node that computed this value; a `Leaf` if the user made it; None without gradients.
     node: Any
-    #: The `Leaf` of a tensor that was frozen, where its gradient still is; see `leaf_of`.
+    #: Its `Leaf`, where its gradient stays when it is frozen; unset if it never was. See `leaf_of`.
     leaf: Leaf
 
     def __init__(

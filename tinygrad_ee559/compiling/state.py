@@ -221,12 +221,13 @@ class State:
             self._note_classes(entry, path)
 
     def _gathers(self, tensor: Tensor) -> bool:
-        """Whether gradients gather in a tensor, or have done so before it was frozen."""
+        """Whether gradients gather in a tensor, or have done so before it was frozen; a leaf that it
+        had during the run alone is taken from it."""
         leaf = leaf_of(tensor)
         if leaf is None or not leaf.frozen or leaf.order > self._since:
             return leaf is not None
         if leaf.grad is None and not leaf.hooks:
-            del tensor.leaf  # as it required gradients for a time alone, and nobody can tell
+            del tensor.leaf  # nobody can tell
         return leaf.grad is not None or bool(leaf.hooks)
 
     def _leaf(self, tensor: Tensor, path: str) -> None:
