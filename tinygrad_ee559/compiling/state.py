@@ -221,8 +221,10 @@ class State:
             self._note_classes(entry, path)
 
     def _gathers(self, tensor: Tensor) -> bool:
-        """Whether gradients gather in a tensor, or have done so before it was frozen; a leaf that it
-        had during the run alone is taken from it."""
+        """Whether gradients gather in a tensor, or have done so before it was frozen.
+
+        A leaf that it had during the run alone is taken from it.
+        """
         leaf = leaf_of(tensor)
         if leaf is None or not leaf.frozen or leaf.order > self._since:
             return leaf is not None
