@@ -432,7 +432,6 @@ def test_classes_that_describe_and_compare_themselves(settings):
     """They make no objects, so what is set in `__init__` elsewhere does not count."""
     counting = Counting()
     counting.settings = settings
-
     assert watched_while_counting(counting, lambda x: counting.step(x)) == 0
 
 

@@ -26,18 +26,16 @@ def check_alike(first: State, other: State, member: int) -> None:
     for (path, kind), (elsewhere, differing) in zip(first.kinds, other.kinds):
         if path != elsewhere:
             break
-        if kind != differing and isinstance(kind, type) and _in_words(kind) == _in_words(differing):
-            raise _differ(
-                f"{path} is of another class in member {member} than in the first, though both are "
-                f"called {_in_words(kind)}; define the class once, outside of what makes a member"
-            )
         if kind != differing:
-            raise _differ(
-                f"{path} is {_in_words(differing)} in member {member}, and {_in_words(kind)} in "
-                "the first"
-            )
-    ours, theirs = _scalars(first), _scalars(other)
-    counts = [(len(s.tensors), len(v)) for s, v in ((first, ours), (other, theirs))]
+            ours, theirs = _in_words(kind), _in_words(differing)
+            if isinstance(kind, type) and ours == theirs:
+                raise _differ(
+                    f"{path} is of another class in member {member} than in the first, though both "
+                    f"are called {ours}; define the class once, outside of what makes a member"
+                )
+            raise _differ(f"{path} is {theirs} in member {member}, and {ours} in the first")
+    values, others = _scalars(first), _scalars(other)
+    counts = [(len(s.tensors), len(v)) for s, v in ((first, values), (other, others))]
     kinds = [[kind for _, kind in state.kinds] for state in (first, other)]
     if counts[0] != counts[1] or kinds[0] != kinds[1]:
         paths = [
@@ -51,7 +49,7 @@ def check_alike(first: State, other: State, member: int) -> None:
             f"{_only('the first', paths[0] - paths[1])}"
         )
     _check_frozen(first, other, member)
-    for (_, value), (place, otherwise) in zip(ours, theirs):
+    for (_, value), (place, otherwise) in zip(values, others):
         if not same(value, otherwise):
             if isinstance(otherwise, Numbers):
                 raise _differ(

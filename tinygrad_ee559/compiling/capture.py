@@ -93,7 +93,7 @@ class Capture:
         for raw in raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        gathered = [_gathers(leaf) for leaf in leaves]
+        gathered = [_gradient_state(leaf) for leaf in leaves]
         start = next_order()
         with self._watched(leaves, start), recorder, NoReading() as reading:
             self.returned = function(*args, **kwargs)
@@ -330,7 +330,7 @@ def _check_argument(value: Any) -> None:
         )
 
 
-def _gathers(value: Any) -> tuple[bool, bool]:
+def _gradient_state(value: Any) -> tuple[bool, bool]:
     """Whether gradients gather in an argument, and whether one is left there from before."""
     if not isinstance(value, Tensor):
         return False, False
@@ -347,7 +347,7 @@ def _check_same_arguments(
             "do; return what is new, or hold the list or dict as a closure or in self"
         )
     for i, (leaf, raw, before) in enumerate(zip(leaves, raws, gathered)):
-        if _gathers(leaf) != before:
+        if _gradient_state(leaf) != before:
             raise CaptureError(
                 f"argument {i} of a compiled function was let require gradients, or frozen, inside "
                 "it, which programs do not do; have it work on x.detach().requires_grad_(), or do "

@@ -67,10 +67,13 @@ class Place:
             return holder.grad
         if isinstance(holder, Tensor):
             return holder._data
-        if self.is_slot() or isinstance(holder, types.CellType):
-            return None if self.is_empty() else self._content()
-        if isinstance(holder, dict):
+        if isinstance(holder, dict) and not self.is_slot():
             return holder.get(self.key)
+        if self.is_slot() or isinstance(holder, types.CellType):
+            try:
+                return self._content()
+            except (AttributeError, ValueError):  # nothing is in there
+                return None
         return holder[self.key] if self.key < len(holder) else None
 
     def is_empty(self) -> bool:

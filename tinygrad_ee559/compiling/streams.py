@@ -12,7 +12,7 @@ from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.tensor import Tensor, lift
 
 
-def as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
+def as_tensors(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments, however nested, with tensors for arrays.
 
     Raises:
@@ -36,7 +36,7 @@ def as_tensors(args: Sequence[Any]) -> tuple[Any, ...]:
         return found
 
     if _are_tensors(args):
-        return tuple(args)
+        return args
     return tuple(tree_map(lambda v, i=i: tensor(v, i), a) for i, a in enumerate(args))
 
 
