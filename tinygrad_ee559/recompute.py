@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ def segment(
     recording = torch.is_grad_enabled()
     edges = [tensor.node if recording else None for tensor in inputs]
     random = torch.get_rng_state() if recording else None
+    cast = _autocast(inputs)
     outside: dict[Any, None] = {}
 
     def once(*raws: torch.Tensor) -> Any:
@@ -122,7 +124,8 @@ def segment(
             for i in wanted:
                 values[i] = fresh(values[i])
             targets = [values[i].node for i in wanted] + captured
-            again = tree_flatten(flat(values))[0]
+            with cast():
+                again = tree_flatten(flat(values))[0]
         outputs = [as_tensor(again[i]) for i in results]
         found = pulled(outputs, gradients, targets, record)
         return [*found, *(output.detach() for output in outputs)]
@@ -156,6 +159,13 @@ def segment(
     for number, i in enumerate(results):
         leaves[i] = lift(leaves[i], Part(fork, number))
     return tree_unflatten([lifted(leaf) for leaf in leaves], structure)
+
+
+def _autocast(inputs: Sequence[Tensor]) -> Callable[[], Any]:
+    """Makes contexts in which autocast is as it is now, on the device of the inputs."""
+    device = next((tensor.as_torch().device.type for tensor in inputs), "cpu")
+    enabled = torch.is_autocast_enabled(device)
+    return partial(torch.autocast, device, torch.get_autocast_dtype(device), enabled)
 
 
 def fresh(tensor: Tensor) -> Tensor:

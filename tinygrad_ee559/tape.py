@@ -594,10 +594,12 @@ def _conjugated(g: Any) -> Any:
 
 
 def _cast(formulas: Sequence[Formula], node: Node) -> Sequence[Formula]:
-    """The formulas under autocast, if a node was recorded there: its operands are not converted."""
-    for tensor, _ in node.guards:
-        if tensor.dtype is not node.dtype and tensor.is_floating_point():
-            cast = torch.autocast(tensor.device.type, node.dtype)
+    """The formulas under autocast, if a node was recorded there: operands have other dtypes."""
+    for value in node.saved or ():
+        if not isinstance(value, TorchTensor) or not value.is_floating_point():
+            continue
+        if value.dtype is not node.dtype:
+            cast = torch.autocast(value.device.type, node.dtype)
             return [cast(formula) for formula in formulas]
     return formulas
 

@@ -43,7 +43,7 @@ def _left_gradient(g: Any, a_shape: torch.Size, b: Any) -> Any:
         return g.unsqueeze(-1) * b
     if len(a_shape) <= 2 < b.ndim:
         summed = [*range(b.ndim - 2), -1]
-        return torch.tensordot(g, b, (summed, summed))
+        return torch.tensordot(g, b.to(g.dtype), (summed, summed))  # autocast converts neither
     return g @ b.mT
 
 
@@ -53,7 +53,7 @@ def _right_gradient(g: Any, a: Any, b_shape: torch.Size) -> Any:
         return g * a if len(b_shape) == 1 else a.unsqueeze(-1) * g.unsqueeze(-2)
     if len(b_shape) <= 2 < a.ndim:
         summed = [*range(a.ndim - 1)]
-        return torch.tensordot(a, g, (summed, summed))
+        return torch.tensordot(a.to(g.dtype), g, (summed, summed))
     return a.mT @ g
 
 

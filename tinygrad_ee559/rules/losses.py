@@ -80,7 +80,7 @@ def _nll_gradient(
     weight: Any = None, reduction: int = _MEAN, ignore_index: int = -100,
 ) -> Any:  # fmt: skip
     """A mean is over the sum of the weights, which is cheaper added up again than kept."""
-    x = x.detach()  # its gradient does not depend on it
+    x = x.detach().to(g.dtype)  # its gradient does not depend on it, and autocast converts it
     total = ops.nll_loss_forward(x, target, weight, reduction, ignore_index)[1]
     return ops.nll_loss_backward(g, x, target, weight, reduction, ignore_index, total)
 
@@ -89,14 +89,14 @@ rule(kernels.nll_loss, _nll_gradient)
 rule(
     aten.nll_loss_forward,
     lambda g, y, x, target, weight, reduction, ignore_index: ops.nll_loss_backward(
-        g[0], x.detach(), target, weight, reduction, ignore_index, y[1].detach()
+        g[0], x.detach().to(g[0].dtype), target, weight, reduction, ignore_index, y[1].detach()
     ),
     first_only=True,
 )
 rule(
     aten.nll_loss2d_forward,  # of images
     lambda g, y, x, target, weight, reduction, ignore_index: ops.nll_loss2d_backward(
-        g[0], x.detach(), target, weight, reduction, ignore_index, y[1].detach()
+        g[0], x.detach().to(g[0].dtype), target, weight, reduction, ignore_index, y[1].detach()
     ),
     first_only=True,
 )
