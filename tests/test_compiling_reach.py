@@ -466,7 +466,7 @@ def test_tables_of_classes():
     fast = tg.compile(Tabled().step)
     for _ in range(3):
         assert fast(ONES).tolist() == [2, 2]
-    assert len(fast.programs[0].conditions[0]._scalars) < 50
+    assert len(fast.programs[0].conditions[0]._entries) < 50
 
 
 def test_entries_are_not_made_by_looking():
@@ -507,7 +507,7 @@ def test_loggers():
     for _ in range(3):
         fast(ONES)
     program = fast.programs[0]
-    assert len(program.conditions[0]._scalars) < 50
+    assert len(program.conditions[0]._entries) < 50
     assert watched(lambda: (logging.getLogger(f"tests.{len(logger.name)}.new"), fast(ONES))) == 0
 
 

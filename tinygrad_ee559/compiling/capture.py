@@ -6,30 +6,35 @@ they came from, and of those that they made, where they were left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import fx
 
-from tinygrad_ee559.compiling.places import SCALARS, Look, Place, has_frozen_gradient
+from tinygrad_ee559.compiling.arguments import Arguments, required
+from tinygrad_ee559.compiling.histories import (
+    can_go_backward,
+    has_new_history,
+    has_tape,
+    noting,
+)
+from tinygrad_ee559.compiling.places import (
+    SCALARS,
+    Gradient,
+    Look,
+    Place,
+)
 from tinygrad_ee559.compiling.recorder import NoReading, Recorder
-from tinygrad_ee559.compiling.state import State
-from tinygrad_ee559.errors import CaptureError, MixedGraphError
+from tinygrad_ee559.compiling.state import Change, State
+from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_flatten, tree_unflatten
-from tinygrad_ee559.tape import Leaf, Node, next_order, topological
+from tinygrad_ee559.tape import Leaf, next_order
 from tinygrad_ee559.tensor import Tensor, gathering, leaf_of, lift
 
 _next_number = count().__next__
-
-
-class Gradient(NamedTuple):
-    """The gradient that an argument has gathered."""
-
-    argument: int
 
 
 class Effect(NamedTuple):
@@ -59,18 +64,19 @@ class Capture:
         inputs: the tensors that the graph was run on.
         sources: where each input comes from: the number of an argument, its `Gradient`, a `Place`,
             or the tensor itself, where it is reachable by no path.
-        shared: pairs of places that had the same tensor, or of the number of an argument and a
-            place.
+        shared: pairs of sources that had the same tensor.
         returned: what the function returned.
         effects: where the last outputs were left: an `Effect`, or the number of the argument whose
             gradient they are.
         moves: where inputs were left as they are: a place, whether wrapped, and the input's number,
             or None where a tensor was taken away.
+        cleared: the arguments whose gradient was taken away.
         freezes: the tensors that it froze, or let require gradients again, and which of these.
         exchanges: places that got another one of the tensors in which gradients gather, and this.
         replaced: the places in which something else was left.
         carries: whether the next run begins with something else, as one of them is a source, or as
             tensors were frozen or exchanged.
+        arguments: what it was given.
         missing: the ids of the leaves that had no gradient before the run.
         tapes: the places of tensors with a history through which gradients went, and their nodes.
         changes: what else has changed, in words.
@@ -80,72 +86,63 @@ class Capture:
     """
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        leaves = tree_flatten((args, kwargs))[0]
-        for leaf in leaves:
-            _check_argument(leaf)
-        self.state = State(function, leaves)
+        self.arguments = given = Arguments(tree_flatten((args, kwargs))[0])
+        self.state = State(function, given.leaves)
         self.missing = {id(leaf) for leaf in self.state.leaves if leaf.grad is None}
         self.looks = [Look(value) for value in self.state.found]
         found = [place.tensor() for place in self.state.tensors]
         places = self.state.by_tensor()
         recorder = Recorder()
-        raws = [leaf._data if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        for raw in raws:
+        for raw in given.raws:
             if isinstance(raw, torch.Tensor):
                 recorder.node_of(raw)
-        gathered = [_gradient_state(leaf) for leaf in leaves]
         start = next_order()
-        with self._watched(leaves, start), recorder, NoReading() as reading:
+        with self._watched(start), recorder, NoReading() as reading:
             self.returned = function(*args, **kwargs)
         refusal = recorder.refusal or reading.refusal
         if refusal is not None:  # and the function took no notice
             raise refusal
         recorder.check_random_state()
-        _check_same_arguments(leaves, raws, gathered, tree_flatten((args, kwargs))[0])
-        after = State(function, leaves, start)
+        for tensor, look in zip(found, self.looks):
+            if tensor is not None and tensor.requires_grad != look.requires_grad:
+                raise required(tensor)
+        given.check_same(tree_flatten((args, kwargs))[0], start)
+        after = State(function, given.leaves, start)
         self.changes = self.state.changes(after)
         self.freezes = self.state.freezes(after)
         exchanged = self.state.exchanges(after)
         self.exchanges = [(p, t) for p, t in exchanged if id(t) in self.state.frozen]
         new = [(place, t) for place, t in exchanged if id(t) not in self.state.frozen]
-        _check_keeps_no_argument(self.exchanges, leaves)
+        given.check_not_kept(self.exchanges)
         outputs = self._results(recorder)
         self.collected = len(outputs)
-        owners = {id(leaf.node): i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
-        outputs += self._left(recorder, found, after, owners)
+        outputs += self._left(recorder, found, after, start)
         self._note_gone(after)
         recorder.graph.output(tuple(outputs))
         self.graph = fx.GraphModule({}, recorder.graph)
         self.inputs = recorder.inputs
-        arguments = {id(raw): i for i, raw in enumerate(raws) if isinstance(raw, torch.Tensor)}
         self.sources: list[Any] = []
         for tensor in self.inputs:
-            source: Any = arguments.get(id(tensor), places.get(id(tensor), tensor))
-            if isinstance(source, Place) and id(source.holder) in owners:
-                source = Gradient(owners[id(source.holder)])
-            self.sources.append(source)
+            source: Any = given.numbers.get(id(tensor), places.get(id(tensor), tensor))
+            self.sources.append(self._source(source) if isinstance(source, Place) else source)
         self.replaced = {effect.place for effect in self.effects if isinstance(effect, Effect)}
         self.replaced |= {place for place, _, _ in self.moves}
         replaces = any(s in self.replaced for s in self.sources if isinstance(s, Place))
         self.carries = replaces or bool(self.freezes or self.exchanges)
-        self.shared = []
-        for place, known in zip(self.state.tensors[: self.state.own], found):
-            first = arguments.get(id(known), places.get(id(known), place))
-            if first is not place:
-                self.shared.append((first, place))
+        self.shared = self._shared(found)
         # That a run has made a tensor in which gradients gather is true of that run alone.
         alone = [f"{place.path} of {_next_number()} {_look(t.as_torch())}" for place, t in new]
         self.text = "\n".join([*alone, self._described(recorder)])
 
     @contextmanager
-    def _watched(self, leaves: Sequence[Any], start: int) -> Iterator[None]:
+    def _watched(self, start: int) -> Iterator[None]:
         """Inside, the function runs; afterwards it is known how far gradients went."""
         arrived: set[int] = set()
         found = zip(self.state.tensors, self.state.found)
-        tapes = [(place, tensor.node) for place, tensor in found if _has_tape(tensor)]
-        given = [leaf.node for leaf in leaves if _has_tape(leaf)]
-        noting = _noting({*(node for _, node in tapes), *given}, arrived)
-        with noting, gathering() as gathered:
+        tapes = [(place, tensor.node) for place, tensor in found if has_tape(tensor)]
+        given = [leaf.node for leaf in self.arguments.leaves if has_tape(leaf)]
+        nodes = {*(node for _, node in tapes), *given}
+        with noting(nodes, arrived), gathering() as gathered:
             yield
         self.tapes = [(place, node) for place, node in tapes if id(node) in arrived]
         if any(id(node) in arrived for node in given):
@@ -155,12 +152,17 @@ class Capture:
             )
         self._check_leaves(leaf for leaf in gathered if leaf.order > start)
 
+    def _source(self, place: Place) -> Place | Gradient:
+        """A place as programs find it again: the gradient of an argument is another one's then."""
+        owner = self.arguments.owners.get(id(place.holder))
+        return place if owner is None else Gradient(owner)
+
     def _left(
         self,
         recorder: Recorder,
         found: Sequence[torch.Tensor | None],
         after: State,
-        owners: Mapping[int, int],
+        start: int,
     ) -> list[fx.Node]:
         """The nodes of tensors that were left behind in places; notes in which.
 
@@ -168,32 +170,50 @@ class Capture:
             recorder: what made them.
             found: the tensors of the places that were there before.
             after: the places that are there now.
-            owners: the number of the argument that a gradient belongs to, by its leaf's id.
+            start: the run began after this node.
         """
         nodes = []
         self.effects: list[Effect | int] = []
         self.moves: list[tuple[Place, bool, int | None]] = []
+        self.cleared: list[int] = []
         before = dict(zip(self.state.tensors, zip(found, self.state.found)))
         nothing = object(), None
-        for place in after.tensors:
+        owners = self.arguments.owners
+        # What nothing leads to any more may be somebody else's.
+        still = set(after.tensors)
+        held = [p for p in self.state.tensors if isinstance(p.holder, (Leaf, Tensor))]
+        for place in [*after.tensors, *(place for place in held if place not in still)]:
             value, holding = place.tensor(), place.get()
             known, known_holding = before.get(place, nothing)
             wrapped = isinstance(holding, Tensor)
+            if wrapped and has_new_history(holding, start):
+                raise CaptureError(
+                    f"{place} was given a tensor that still has a history, which programs do not "
+                    "keep; call backward() inside the function, or keep tensor.detach()"
+                )
             if value is not None and recorder.made(value):
-                if wrapped and _can_go_backward(holding):
-                    raise CaptureError(
-                        f"{place} was given a tensor that still has a history, which programs do "
-                        "not keep; call backward() inside the function, or keep tensor.detach()"
-                    )
                 effect = Effect(place, wrapped, wrapped and holding is known_holding)
                 self.effects.append(owners.get(id(place.holder), effect))
                 nodes.append(recorder.node_of(value))
-            elif known is not value and id(place.holder) not in owners:
+            elif known is value:
+                continue
+            elif id(place.holder) in owners:
+                self._note_gradient(owners[id(place.holder)], value)
+            else:
                 if value is not None:
                     recorder.node_of(value)
                 number = None if value is None else recorder.number_of(value)
                 self.moves.append((place, wrapped, number))
         return nodes
+
+    def _note_gradient(self, argument: int, value: torch.Tensor | None) -> None:
+        """Note that the gradient of an argument was taken away."""
+        if value is not None:
+            raise CaptureError(
+                f"argument {argument} of a compiled function was given a gradient that was there "
+                "before, which programs do not do; give it a copy: tensor.clone()"
+            )
+        self.cleared.append(argument)
 
     def _note_gone(self, after: State) -> None:
         """Note where tensors were taken away, or something else was put in their place."""
@@ -202,16 +222,36 @@ class Capture:
             if place in still:
                 continue
             now = place.get()
-            if now is None and not place.is_empty():
+            if now is None:
                 self.moves.append((place, False, None))
             elif isinstance(now, Tensor) and leaf_of(now) is not None:
-                self.changes.append(
-                    f"{place} (a tensor, then one in which gradients gather; have it require them "
-                    "before the first call, or set its grad to None in the end)"
+                self._note_change(
+                    place,
+                    "one in which gradients gather; have it require them before the first call, or "
+                    "set its grad to None in the end",
                 )
             elif place.tensor() is None:
-                what = "nothing" if place.is_empty() else f"{now!r:.80}"
-                self.changes.append(f"{place} (a tensor, then {what})")
+                self._note_change(place, f"{now!r:.80}")
+
+    def _note_change(self, place: Place, now: str) -> None:
+        self.changes.append(Change(place, f"{place} (a tensor, then {now})"))
+
+    def _shared(self, found: Sequence[torch.Tensor | None]) -> list[tuple[Any, Any]]:
+        """Pairs of sources that had the same tensor.
+
+        Args:
+            found: the tensors of the places that were there before.
+        """
+        pairs = []
+        firsts: dict[int, Any] = {**self.arguments.numbers}
+        for i, (place, tensor) in enumerate(zip(self.state.tensors, found)):
+            if tensor is None or i >= self.state.own and isinstance(place.holder, Tensor):
+                continue  # an argument itself
+            source = self._source(place)
+            first = firsts.setdefault(id(tensor), source)
+            if first != source:
+                pairs.append((first, source))
+        return pairs
 
     def _described(self, recorder: Recorder) -> str:
         """The graph and all that it is connected to."""
@@ -223,6 +263,7 @@ class Capture:
             else:
                 lines.append(f"gradient of argument {effect}")
         lines += [f"{place.identity()} gets input {i}, {w}" for place, w, i in self.moves]
+        lines += [f"gradient of argument {i} is taken away" for i in self.cleared]
         lines += [f"tensor {id(tensor)} is frozen: {now}" for tensor, now in self.freezes]
         lines += [f"{place.identity()} gets tensor {id(t)}" for place, t in self.exchanges]
         lines.append(f"returns {self.results} in {self.structure}")
@@ -231,7 +272,8 @@ class Capture:
 
     def _check_leaves(self, gathered: Iterable[Leaf]) -> None:
         """Raise an error if gradients were left where programs could not leave them."""
-        known = set(map(id, self.state.leaves))
+        tensors = [leaf for leaf in self.arguments.leaves if isinstance(leaf, Tensor)]
+        known = {*map(id, self.state.leaves), *(id(leaf_of(tensor)) for tensor in tensors)}
         for leaf in gathered:
             if id(leaf) not in known:
                 raise CaptureError(
@@ -248,7 +290,7 @@ class Capture:
         for result in results:
             raw = result._data if isinstance(result, Tensor) else result
             if isinstance(raw, torch.Tensor):
-                if raw.requires_grad or isinstance(result, Tensor) and _can_go_backward(result):
+                if raw.requires_grad or isinstance(result, Tensor) and can_go_backward(result):
                     raise CaptureError(
                         "a compiled function returned a tensor that still has a history, which "
                         "programs do not keep; call backward() inside the function, or return "
@@ -285,93 +327,6 @@ class Capture:
         return tree_unflatten(results, self.structure)
 
 
-def _has_tape(value: Any) -> bool:
-    """Whether it is a tensor that was computed."""
-    return isinstance(value, Tensor) and value.node is not None and not isinstance(value.node, Leaf)
-
-
-@contextmanager
-def _noting(nodes: Iterable[Any], arrived: set[int]) -> Iterator[None]:
-    """Inside, it is noted to which nodes gradients come, by their ids."""
-    hooks = [(node, lambda _g, node=node: arrived.add(id(node))) for node in nodes]
-    for node, hook in hooks:
-        if node.hooks is None:
-            node.hooks = []
-        node.hooks.append(hook)
-    try:
-        yield
-    finally:
-        for node, hook in hooks:
-            node.hooks.remove(hook)
-            node.hooks = node.hooks or None
-
-
-def _check_argument(value: Any) -> None:
-    """Raise an error that says what else to do, where programs could not know what is given."""
-    if isinstance(value, torch.Tensor) and value.requires_grad:
-        raise MixedGraphError(
-            f"a compiled function was given a torch.Tensor, of shape {list(value.shape)}, that "
-            "requires gradients of torch's own; wrap it with Tensor(t, requires_grad=True), or "
-            "pass t.detach()"
-        )
-    if isinstance(value, Tensor) and has_frozen_gradient(value):
-        raise CaptureError(
-            f"a compiled function was given a tensor, of shape {list(value.shape)}, that is frozen "
-            "and has a gradient, at which programs do not look; pass tensor.detach(), or have the "
-            "function itself hold the tensor"
-        )
-    if isinstance(value, (Tensor, torch.Tensor, *SCALARS)):
-        return
-    if isinstance(value, np.ndarray) or State(value).tensors:
-        raise CaptureError(
-            "a compiled function is given tensors and numbers, in lists, tuples and dicts, and not "
-            f"a {type(value).__name__}; make an array a tensor, and have the function itself hold "
-            "what has tensors, as a closure or a method"
-        )
-
-
-def _gradient_state(value: Any) -> tuple[bool, bool]:
-    """Whether gradients gather in an argument, and whether one is left there from before."""
-    if not isinstance(value, Tensor):
-        return False, False
-    return isinstance(value.node, Leaf), has_frozen_gradient(value)
-
-
-def _check_same_arguments(
-    leaves: Sequence[Any], raws: Sequence[Any], gathered: Sequence[Any], after: Sequence[Any]
-) -> None:
-    """Raise an error if a run has changed what it was given other than in place."""
-    if len(after) != len(leaves) or any(one is not other for one, other in zip(leaves, after)):
-        raise CaptureError(
-            "a compiled function changed a list or dict that it was given, which programs do not "
-            "do; return what is new, or hold the list or dict as a closure or in self"
-        )
-    for i, (leaf, raw, before) in enumerate(zip(leaves, raws, gathered)):
-        if _gradient_state(leaf) != before:
-            raise CaptureError(
-                f"argument {i} of a compiled function was let require gradients, or frozen, inside "
-                "it, which programs do not do; have it work on x.detach().requires_grad_(), or do "
-                "that before the call"
-            )
-        if isinstance(leaf, Tensor) and leaf._data is not raw:
-            raise CaptureError(
-                f"argument {i} of a compiled function was given another tensor by `.data =`, which "
-                "programs do not do; change it in place, as by x.data.copy_(y), or return it"
-            )
-
-
-def _check_keeps_no_argument(
-    exchanges: Sequence[tuple[Place, Tensor]], leaves: Sequence[Any]
-) -> None:
-    """Raise an error if a run has put an argument in which gradients gather into a place."""
-    for place, tensor in exchanges:
-        if any(tensor is leaf for leaf in leaves):
-            raise CaptureError(
-                f"{place} was given an argument of a compiled function, in which gradients gather; "
-                "programs would put there what this call was given: keep tensor.detach()"
-            )
-
-
 def _look(tensor: torch.Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)} {tensor.stride()}"
 
@@ -388,13 +343,3 @@ def _described(source: Any, tensor: torch.Tensor, recorder: Recorder) -> str:
     if isinstance(source, Place):
         return f"{source.identity()} {look}"
     return f"tensor {id(source)} {look}"
-
-
-def _can_go_backward(result: Tensor) -> bool:
-    """Whether gradients can be asked of a result: something saved for that is still there."""
-    if result.node is None or isinstance(result.node, Leaf):
-        return False
-    keeping = [n for n in topological([result.node]) if isinstance(n, Node) and n.plan.keeps]
-    if keeping:
-        return any(node.saved is not None for node in keeping)
-    return not hasattr(result.node, "flow")  # which a backward pass leaves in a result

@@ -34,6 +34,10 @@ _COMPUTED = {
 }  # fmt: skip
 #: The same where they are no methods, as lists and strings have.
 _COMPUTED_IF_VARIABLES = {"copy", "fields", "replace", "pickle", "dataclasses", "inspect"}
+#: Functions and methods that ask objects for words.
+_WORDS = {"str", "repr", "ascii", "format", "format_map", "__str__", "__repr__", "__format__"}
+#: The instructions that do.
+_OF_WORDS = "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE"
 
 
 class Called(NamedTuple):
@@ -42,11 +46,13 @@ class Called(NamedTuple):
     Attributes:
         fields: the attributes that it reads or sets.
         computed: whether there may be others.
+        describes: whether it may ask an object for words.
         makes: whether it gets at the class of an object, to make another one.
     """
 
     fields: tuple[str, ...]
     computed: bool
+    describes: bool
     makes: bool
 
 
@@ -64,8 +70,9 @@ def names_called(code: types.CodeType) -> Called:
     computed = not _COMPUTED.isdisjoint({*fields, *variables})
     computed |= not _COMPUTED_IF_VARIABLES.isdisjoint(variables)
     matches = any(i.opname == "MATCH_CLASS" for c in _inside(code) for i in dis.get_instructions(c))
+    describes = not _WORDS.isdisjoint({*fields, *variables}) or any(map(_formats, _inside(code)))
     makes = "__class__" in fields or "type" in variables
-    return Called(fields, computed or matches, makes)
+    return Called(fields, computed or matches, describes, makes)
 
 
 @functools.cache
@@ -139,6 +146,15 @@ def is_users(module: str) -> bool:
         return not any(Path(file).is_relative_to(folder) for folder in _INSTALLED)
     package = module.rpartition(".")[0]
     return is_users(package) if package else module not in sys.stdlib_module_names
+
+
+def _formats(code: types.CodeType) -> bool:
+    """Whether a function puts objects into texts, by f"{x}" or "%s" % x."""
+    percent = any("%" in text for text in code.co_consts if isinstance(text, str))
+    return any(
+        i.opname in _OF_WORDS or percent and (i.opname == "BINARY_MODULO" or i.argrepr == "%")
+        for i in dis.get_instructions(code)
+    )
 
 
 def _operands(code: types.CodeType, *instructions: str) -> tuple[str, ...]:

@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.compiling.places import SCALARS, Look, Numbers, Place, is_value, kept, same
+from tinygrad_ee559.compiling.places import (
+    NOTHING,
+    Gradient,
+    Look,
+    Numbers,
+    Place,
+    kept,
+    same,
+)
 from tinygrad_ee559.compiling.private import any_autocast
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.tape import Leaf, overridden
@@ -33,13 +41,19 @@ class Conditions:
         looks: how the tensors looked that it found.
         inputs: the places of tensors that it computed with.
         replaced: the places in which it left other tensors.
-        shared: pairs of places that had the same tensor, or of the number of an argument and a
-            place.
+        shared: pairs of sources that had the same tensor: places, arguments by their numbers, or
+            the gradients of these.
         missing: the ids of the leaves that had no gradient.
         tapes: places of tensors through whose history gradients went, with their nodes.
         arguments: the leaves of its arguments.
+        given: how these looked.
         structure: how these were nested.
+
+    Attributes:
+        last: whether they still hold after a run.
     """
+
+    last = False
 
     def __init__(
         self,
@@ -47,24 +61,25 @@ class Conditions:
         looks: Sequence[Look],
         inputs: Collection[Place],
         replaced: Collection[Place],
-        shared: Sequence[tuple[Place | int, Place]],
+        shared: Sequence[tuple[Any, Any]],
         missing: Collection[int],
         tapes: Sequence[tuple[Place, Any]],
         arguments: Sequence[Any] = (),
+        given: Sequence[Look] = (),
         structure: Any = None,
     ) -> None:
         self._mode = mode()
         self._structure = structure
-        self._arguments = [Look(a) for a in arguments]
+        self._arguments = given
         self._twice = _repeated(arguments)
         self._holders = [holder for holder, _, _ in state.containers]
         self._lengths = [length for _, length, _ in state.containers]
         # What is compared before each run is prepared, so that it takes few steps of Python.
-        given = [i for i, look in enumerate(self._arguments) if look.kind is Leaf]
-        owned = {id(arguments[i].node) for i in given}
-        self._leaf_arguments = given
+        gathering = [i for i, look in enumerate(given) if look.kind is Leaf]
+        owned = {id(arguments[i].node) for i in gathering}
+        self._leaf_arguments = gathering
         self._leaves = [leaf for leaf in state.leaves if id(leaf) not in owned]
-        leaves = [*self._leaves, *(arguments[i].node for i in given)]
+        leaves = [*self._leaves, *(arguments[i].node for i in gathering)]
         self._missing = [id(leaf) in missing for leaf in leaves]
         self._hooks = [leaf.hooks and [*leaf.hooks] for leaf in leaves]
         # Of tensors that are no inputs Python may have asked for the shape, or whether they exist.
@@ -97,16 +112,11 @@ class Conditions:
         watched = [(p, v) for p, v in watched if not isinstance(p.holder, (Tensor, Leaf))]
         entries = [(p, v) for p, v in watched if not isinstance(p.holder, CellType)]
         variables = [(p, v) for p, v in watched if isinstance(p.holder, CellType)]
-        scalars = [(p, v) for p, v in entries if isinstance(v, SCALARS)]
-        objects = [(p, v) for p, v in entries if not isinstance(v, SCALARS)]
         self._number_places = [p for p, _ in numbers]
         self._numbers = [v for _, v in numbers]
-        self._scalar_places = [(p.holder, p.key) for p, _ in scalars]
-        self._scalars = [v for _, v in scalars]
-        self._types = [type(v) for v in self._scalars]
-        self._object_places = [(p.holder, p.key) for p, _ in objects]
-        self._objects = [v for _, v in objects]
-        self._identities = [id(v) for v in self._objects]
+        self._entry_places = [(p.holder, p.key) for p, _ in entries]
+        self._entries = [v for _, v in entries]
+        self._identities = [id(v) for v in self._entries]
         self._variables = [p.holder for p, _ in variables]
         self._contents = [v for _, v in variables]
 
@@ -139,9 +149,8 @@ class Conditions:
             for place, look in self._replaced:
                 if not look.outlines(place.get()):
                     return False
-            for source, place in self._shared:
-                one = source.tensor() if isinstance(source, Place) else _raw(arguments[source])
-                if place.tensor() is not one:
+            for one, other in self._shared:
+                if _tensor(one, arguments) is not _tensor(other, arguments):
                     return False
             for place, known in self._uncommon:
                 if not same(kept(place.get()), known):
@@ -149,12 +158,13 @@ class Conditions:
             for place, node in self._tapes:
                 if getattr(place.get(), "node", None) is not node:
                     return False
-            scalars = [holder[key] for holder, key in self._scalar_places]
+            entries = [holder[key] for holder, key in self._entry_places]
+            if [*map(id, entries)] != self._identities and not all(
+                map(same, entries, self._entries)
+            ):
+                return False
             return (
                 [isinstance(p.get(), Tensor) for p in self._inputs] == self._wrapped
-                and [*map(type, scalars)] == self._types
-                and scalars == self._scalars
-                and [id(holder[key]) for holder, key in self._object_places] == self._identities
                 and all(map(same, [p.number() for p in self._number_places], self._numbers))
                 and all(map(same, [c.cell_contents for c in self._variables], self._contents))
             )
@@ -164,9 +174,16 @@ class Conditions:
 
 def _is_uncommon(place: Place, value: Any) -> bool:
     """Whether it takes longer to get there, or to compare."""
-    tuples = isinstance(value, tuple) and is_value(value)
     by_default = hasattr(type(place.holder), "__missing__")  # which would put something there
-    return tuples or by_default or isinstance(value, Numbers) or place.is_slot()
+    return by_default or isinstance(value, Numbers) or value is NOTHING or place.is_slot()
+
+
+def _tensor(source: Place | Gradient | int, arguments: Sequence[Any]) -> torch.Tensor | None:
+    if isinstance(source, Place):
+        return source.tensor()
+    if isinstance(source, Gradient):
+        return _raw(arguments[source.argument].node.grad)  # type: ignore[no-any-return]
+    return _raw(arguments[source])  # type: ignore[no-any-return]
 
 
 def _raw(value: Any) -> Any:

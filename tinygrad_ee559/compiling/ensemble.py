@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.alike import check_alike, most_apart
 from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.classes import Caller
 from tinygrad_ee559.compiling.runs import Runs, counted, must_be_seen
+from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.compiling.streams import (
     as_stack,
     as_tensors,
@@ -35,7 +37,8 @@ class Ensemble(Caller):
         self.steps = self.functions = list(steps)
         if not self.steps:
             raise ValueError("an ensemble needs at least one step")
-        self._runs = Runs(self.steps[0])
+        self._runs = [Runs(step) for step in self.steps]
+        self._model = 0  # which of them is watched
         self._together: list[Together] = []
         self._lock = threading.RLock()
         self._failure: CompilerError | None = None
@@ -109,7 +112,7 @@ class Ensemble(Caller):
         return None
 
     def _one_by_one(self, args: Any, step: int, structure: Any, seen: bool) -> Any:
-        """One step of each member by itself; compiles what the first did if it did so before."""
+        """One step of each member by itself; compiles what one of them did if it did so before."""
         arguments = [entry(args, step, i) for i in range(len(self))]
         if seen:
             results = [f(*a) for f, a in zip(self.steps, arguments)]
@@ -117,22 +120,35 @@ class Ensemble(Caller):
             if self._failure is not None:
                 raise self._failure
             # In the layout that arguments of programs have.
-            capture, again = self._runs.run(contiguous(arguments[0]), {})
-            results = [capture.returned]
-            results += [f(*a) for f, a in zip(self.steps[1:], arguments[1:])]
+            model = self._model
+            capture, again = self._runs[model].run(contiguous(arguments[model]), {})
+            results = [
+                capture.returned if i == model else step(*argument)
+                for i, (step, argument) in enumerate(zip(self.steps, arguments))
+            ]
             self._learn(capture, again, structure)
         return joined([as_stack(result, 2) for result in results], 1)
 
     def _learn(self, capture: Capture, again: bool, structure: Any) -> None:
-        """Compile what the first member did, if it did so before and nothing is compiled for it."""
-        for together in self._together:
-            if together.text == capture.text and together.structure == structure:
-                together.admit(capture, self.steps)
-                return
-        if again:
+        """Compile what a member did, if it did so before and nothing is compiled for it."""
+        for known in self._together:
+            if known.text == capture.text and known.structure == structure:
+                break
+        else:
+            known = None
+        if known is None and not again:
+            return
+        states = [State(step) for step in self.steps]
+        check_alike(states)
+        most = most_apart(states)
+        if len(states[most].by_tensor()) > len(states[self._model].by_tensor()):
+            self._model = most  # what it does is right for all
+        elif known is not None:
+            known.admit(capture, states, self._model)
+        else:
             try:
-                self._together.append(Together(capture, self.steps, structure))
-                self._runs.forget(capture)
+                self._together.append(Together(capture, states, self._model, structure))
+                self._runs[self._model].forget(capture)
                 del self._together[:-PROGRAMS]
             except CompilerError as error:  # for the next call: this one has done its work
                 self._failure = error

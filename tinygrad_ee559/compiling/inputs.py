@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from tinygrad_ee559.compiling.capture import Capture, Gradient
+from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.memory import are_apart, borders, overlapping, reach
-from tinygrad_ee559.compiling.places import Look, Place
+from tinygrad_ee559.compiling.places import Gradient, Look, Place
 from tinygrad_ee559.tensor import Tensor
 
 

@@ -52,10 +52,8 @@ def overlapping(
 ) -> tuple[int, int] | None:
     """A tensor that is written, and another one that shares memory with it, if there are any."""
     for i, j in neighbors(tensors):
-        if i in written:
-            return i, j
-        if j in written:
-            return j, i
+        if (i in written or j in written) and share(tensors[i], tensors[j]):
+            return (i, j) if i in written else (j, i)
     return None
 
 

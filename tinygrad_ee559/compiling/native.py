@@ -195,8 +195,7 @@ class Native:
                 self._point(self.outputs[position], output)
 
     def _point(self, layout: Output, output: torch.Tensor) -> None:
-        start = layout.offset * layout.dtype.itemsize
-        self._pointers[layout.memory] = output.data_ptr() - start
+        self._pointers[layout.memory] = _begin(output, layout.offset * layout.dtype.itemsize)
 
     def hold(self, position: int) -> torch.Tensor:
         """New memory for an output, where `run` leaves it from now on, and does not return it."""
@@ -271,7 +270,7 @@ class Native:
             if failed:
                 raise self._error()
             for memory, stride in by_step.items():
-                pointers[memory] += count * stride
+                pointers[memory] = (pointers[memory] or 0) + count * stride  # 0 if it is empty
         return outputs
 
     def _laid_out(
@@ -290,7 +289,7 @@ class Native:
         by_member: Any = (ctypes.c_int64 * len(self._pointers))()
         by_step = {}
         for memory, tensor, offset, by_steps in stacks:
-            pointers[memory] = tensor.data_ptr() - offset
+            pointers[memory] = _begin(tensor, offset)
             lead = [stride * tensor.itemsize for stride in tensor.stride()[:2]]
             if by_steps:
                 by_step[memory] = lead.pop(0)
@@ -316,6 +315,13 @@ def failure(message: str) -> Exception:
     if "ZeroDivision" in reason:
         reason = "an integer was divided by zero"
     return CompilerError(f"the compiled step failed: {reason}")
+
+
+def _begin(tensor: torch.Tensor, offset: int) -> int:
+    """Where the memory begins in which a tensor is `offset` bytes on; of an empty one, torch says
+    nothing of where it is."""
+    start = tensor.data_ptr()
+    return start - offset if start else tensor.untyped_storage().data_ptr()
 
 
 def _portions(steps: int) -> Iterator[int]:

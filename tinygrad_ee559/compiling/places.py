@@ -18,6 +18,15 @@ SCALARS = (
 )  # fmt: skip
 
 
+class _Nothing:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+#: What is found where nothing is: in an empty slot or variable, or where an entry is gone.
+NOTHING = _Nothing()
+
+
 def is_value(value: Any) -> bool:
     """Whether it is one of these values, or a tuple of such."""
     tuples = tuple, torch.Size  # others may have fields
@@ -61,35 +70,22 @@ class Place:
         return self.key.__class__ is types.MemberDescriptorType
 
     def get(self) -> Any:
-        """What is there, None if nothing is."""
+        """What is there; `NOTHING` if nothing is, not even None."""
         holder = self.holder
         if holder.__class__ is Leaf:
             return holder.grad
         if isinstance(holder, Tensor):
             return holder._data
-        if isinstance(holder, dict) and not self.is_slot():
-            return holder.get(self.key)
-        if self.is_slot() or isinstance(holder, types.CellType):
-            try:
-                return self._content()
-            except (AttributeError, ValueError):  # nothing is in there
-                return None
-        return holder[self.key] if self.key < len(holder) else None
-
-    def is_empty(self) -> bool:
-        """Whether it is a slot, or a variable, that nothing is in, not even None."""
         try:
-            self._content()
+            if self.is_slot():
+                return self.key.__get__(holder)
+            if isinstance(holder, types.CellType):
+                return holder.cell_contents
         except (AttributeError, ValueError):
-            return True
-        return False
-
-    def _content(self) -> Any:
-        """What is in a slot or in a variable."""
-        holder = self.holder
-        if self.is_slot():
-            return self.key.__get__(holder)
-        return holder.cell_contents if isinstance(holder, types.CellType) else None
+            return NOTHING
+        if isinstance(holder, dict):
+            return holder.get(self.key, NOTHING)
+        return holder[self.key] if self.key < len(holder) else NOTHING
 
     def tensor(self) -> torch.Tensor | None:
         """The torch tensor that is there, None if there is none."""
@@ -134,6 +130,12 @@ class Place:
             self.holder[self.key] = value
 
 
+class Gradient(NamedTuple):
+    """The gradient that an argument has gathered."""
+
+    argument: int
+
+
 class Numbers(NamedTuple):
     """What was in a NumPy array, as it may be changed in place."""
 
@@ -155,6 +157,8 @@ def same(one: Any, other: Any) -> bool:
         return True
     if type(one) is not type(other):
         return False
+    if isinstance(one, (float, complex, np.inexact)):  # zeros have signs, and NaN is itself
+        return np.array(one).tobytes() == np.array(other).tobytes()
     if isinstance(one, (*SCALARS, Numbers)):
         return bool(one == other)
     return is_value(one) and len(one) == len(other) and all(map(same, one, other))

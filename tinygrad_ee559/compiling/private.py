@@ -153,12 +153,20 @@ def hearing_of_random_states(**heard: Callable[..., None]) -> Iterator[None]:
 
 def declared(operator: Any, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
     """What an operator is given, each with what it declares of it: whether it returns views of it,
-    or changes it. What it says nothing of is left out."""
+    or changes it. What it says nothing of is left out.
+
+    Batch normalization says that it changes running statistics, which it does in training alone.
+    """
     schema = getattr(operator, "_schema", None)
     arguments = () if schema is None else schema.arguments
     given = [*zip(args, arguments)]
     given += [(kwargs[a.name], a) for a in arguments if a.name in kwargs]
-    return [(value, a.alias_info) for value, a in given if a.alias_info is not None]
+    trains = all(value for value, a in given if a.name == "training")
+    return [
+        (value, a.alias_info)
+        for value, a in given
+        if a.alias_info is not None and (trains or not a.name.startswith("running_"))
+    ]
 
 
 def traced(
@@ -381,7 +389,7 @@ def _with_memories(
         if storage.data_ptr() not in memories:
             memories[storage.data_ptr()] = len(memories)
             rooms.append(storage.nbytes())
-        return memories[storage.data_ptr()], tensor.data_ptr() - storage.data_ptr()
+        return memories[storage.data_ptr()], int(tensor.storage_offset()) * tensor.itemsize
 
     calls = [
         Call(name, [(t, *place(a)) for t, a in zip(types, args)], numbers)

@@ -93,8 +93,10 @@ class Program:
             capture.missing,
             capture.tapes,
             arguments,
+            capture.arguments.looks,
             structure,
         )
+        conditions.last = conditions.hold(arguments, structure)
         self.conditions.insert(0, conditions)
         del self.conditions[CONDITIONS:]
 
@@ -128,7 +130,9 @@ class Program:
     def may_loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> bool:
         """Whether `loop` does what the steps would do one by one: none finds what an earlier one
         has replaced, nor is given what one changes."""
-        return not self.carries and self._inputs.stay_apart(self._given(streams, inputs))
+        if self.carries or not self.conditions[0].last:  # those that held
+            return False
+        return self._inputs.stay_apart(self._given(streams, inputs))
 
     def loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns in each of many steps, stacked.
@@ -176,6 +180,8 @@ class Program:
             tensor.requires_grad = not frozen
         for place, tensor in self._capture.exchanges:
             place.put_object(tensor)
+        for argument in self._capture.cleared:
+            arguments[argument].node.grad = None
         for place, wrapped, i in self._capture.moves:
             place.put(None if i is None else inputs[i], wrapped)
 
@@ -199,7 +205,7 @@ def _compiled(
 def _without_tensors(capture: Capture) -> Capture:
     """A capture without what its run was given, found and returned, which would stay in memory."""
     kept = copy.copy(capture)
-    del kept.inputs, kept.returned, kept.state
+    del kept.inputs, kept.returned, kept.state, kept.arguments
     return kept
 
 

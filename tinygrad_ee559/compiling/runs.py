@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from tinygrad_ee559.compiling.capture import Capture
-from tinygrad_ee559.compiling.state import State
+from tinygrad_ee559.compiling.places import Place
+from tinygrad_ee559.compiling.state import Change, State
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import is_transformed, is_watched
 from tinygrad_ee559.tensor import Tensor
 
-#: After so many runs in which a function changed more than tensors, it will go on to do so.
+#: After so many runs in which a function changed the same thing that is no tensor, it will go on.
 PATIENCE = 4
 #: After so many runs of which no two did the same, users should hear of it.
 MANY = 16
@@ -36,7 +37,8 @@ class Runs:
         self._name = getattr(function, "__name__", type(function).__name__)
         #: What runs did of which no other did the same, and tensors that it names by their id.
         self._alone: dict[str, list[torch.Tensor]] = {}
-        self._restless = 0
+        #: How many runs have changed something besides tensors, by where, since one did not.
+        self._restless: dict[Place, int] = {}
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Capture, bool]:
         """Run the function; what it did, and whether an earlier run did the same.
@@ -46,15 +48,16 @@ class Runs:
         """
         capture = Capture(self.function, args, kwargs)
         if capture.changes:
-            self._restless += 1
-            if self._restless >= PATIENCE:
+            for place in {change.where for change in capture.changes}:
+                self._restless[place] = self._restless.get(place, 0) + 1
+            if max(self._restless.values()) >= PATIENCE:
                 raise CaptureError(
                     f"{self._name} changes more than tensors in every call, and that is not part "
-                    f"of a program: {'; '.join(capture.changes[:3])}. Do it outside, or keep it in "
-                    "a tensor"
+                    f"of a program: {_in_words(capture.changes)}. Do it outside, or keep it in a "
+                    "tensor"
                 )
             return capture, False
-        self._restless = 0
+        self._restless.clear()
         if capture.text in self._alone:
             return capture, True
         self._alone[capture.text] = [t for t in capture.sources if isinstance(t, torch.Tensor)]
@@ -91,13 +94,17 @@ class Admissions:
 
 def _warn_of_watching(before: State, now: State) -> None:
     """Say why runs that do the same are watched: what one of them found, and what the next."""
-    changed = before.changes(now) or ["something that it is given"]
+    changed = _in_words(before.changes(now)) or "something that it is given"
     warnings.warn(
         f"the compiled function did the same in {WATCHED} calls and still had to be watched, as "
-        f"what it may depend on was another each time: {'; '.join(changed[:3])}. Have it out of "
+        f"what it may depend on was another each time: {changed}. Have it out of "
         "the function's reach, or in a tensor",
         stacklevel=6,
     )
+
+
+def _in_words(changes: Sequence[Change]) -> str:
+    return "; ".join(change.words for change in changes[:3])
 
 
 def must_be_seen(leaves: Sequence[Any]) -> bool:

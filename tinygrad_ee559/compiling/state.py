@@ -9,6 +9,7 @@ is constant for a program.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import logging
 import math
@@ -34,7 +35,7 @@ from tinygrad_ee559.compiling.code import (
     names_read,
 )
 from tinygrad_ee559.compiling.owner import Owner
-from tinygrad_ee559.compiling.places import SCALARS, Place, is_value, kept, same
+from tinygrad_ee559.compiling.places import NOTHING, SCALARS, Place, is_value, kept, same
 from tinygrad_ee559.rules.registry import Rule
 from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor, leaf_of
@@ -45,16 +46,20 @@ _LIBRARIES = tuple(
 )
 #: Methods that run where instances are made.
 _MAKING = "__init__", "__new__", "__post_init__"
-#: Methods whose words for an object no tensor depends on.
+#: Methods that have words for an object.
 _DESCRIBING = "__repr__", "__str__", "__format__"
-#: Methods that ask for an object's class not to make another one like it, but to compare it.
+#: Methods that ask for an object's class not to make another one like it, but to compare it, or
+#: for its name.
 _NOT_MAKING = frozenset([
     "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__setattr__", "__delattr__",
+    *_DESCRIBING,
 ])  # fmt: skip
 #: Objects whose fields say nothing of what a step does, and lead everywhere.
 _OPAQUE = logging.Logger, logging.Handler
 #: Attributes of classes that may lead to code, besides functions and objects of the user's.
 _HOLDERS = type, list, tuple, dict, deque
+#: How an entry of a dict is called.
+_ENTRY = "[{!r}]"
 #: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
 _KNOWN = "torch", "tinygrad_ee559"
 
@@ -92,6 +97,13 @@ class _Slots(NamedTuple):
     found: set[str]
 
 
+class Change(NamedTuple):
+    """What a run has changed besides tensors: where, and in words."""
+
+    where: Place
+    words: str
+
+
 class State:
     """All places that a function can reach.
 
@@ -108,6 +120,7 @@ class State:
         wrappers: the places of `Tensor`s in which gradients gather, with these.
         frozen: of each of these, by its id, whether it has stopped requiring gradients.
         leaves: where they gather.
+        hooks: the hooks of each of these, and its path.
         kinds: what else was found, in order, by path: of functions the code, of objects the class.
         own: so many of the first places of tensors were found without the arguments.
     """
@@ -122,9 +135,11 @@ class State:
         self.containers: list[tuple[Any, int, str]] = []
         self.wrappers: list[tuple[Place, Tensor]] = []
         self.leaves: list[Leaf] = []
+        self.hooks: list[tuple[Leaf, list[Any], str]] = []
         self.frozen: dict[int, bool] = {}
         self.kinds: list[tuple[str, Any]] = []
-        self._seen: dict[int, Any] = {}
+        self._seen: dict[int, tuple[int, Any]] = {}  # by id, numbered as they were found
+        self._keyed: list[tuple[dict[Any, Any], str]] = []  # dicts with tensors for keys
         self._classes: dict[type, str] = {}  # of the objects that were found
         self._makers: dict[type, str] = {}  # of objects that may be made
         self._fields: list[_Fields] = []
@@ -132,6 +147,7 @@ class State:
         self._called = {"__call__", "forward"}
         self._named: set[str] = set()
         self._any_name = False  # whether code may get at fields by names that it computes
+        self._any_words = False  # whether code may ask objects for words
         self._any_class = False  # whether code may make other objects like those that it finds
         self._owner = Owner(function)
         self._object(function, getattr(function, "__name__", type(function).__name__))
@@ -156,27 +172,36 @@ class State:
                 found.setdefault(id(tensor), place)
         return found
 
-    def changes(self, after: State) -> list[str]:
-        """What a run has changed besides tensors, in words."""
-        before = dict(self.values)
-        found = [
-            f"{place} ({before[place]!r}, then {value!r})"
-            if is_value(value)
-            else f"{place} ({_another(place.get())})"
-            for place, value in after.values
+    def changes(self, after: State) -> list[Change]:
+        """What a run has changed besides tensors."""
+        before, now = dict(self.values), dict(after.values)
+        changed = [
+            (place, _replaced(before[place], value, place))
+            for place, value in now.items()
             if place in before and not same(before[place], value)
         ]
         lengths = {id(holder): size for holder, size, _ in self.containers}
-        found += [
-            f"{path} ({lengths[id(holder)]} entries, then {size})"
+        changed += [
+            (Place(holder, NOTHING, path), f"{lengths[id(holder)]} entries, then {size}")
             for holder, size, path in after.containers
             if lengths.get(id(holder), size) != size
         ]
+        hooks = {id(leaf): found for leaf, found, _ in self.hooks}
+        changed += [
+            (Place(leaf, NOTHING, path), f"{len(hooks[id(leaf)])} hooks, then {len(found)}")
+            for leaf, found, path in after.hooks
+            if hooks.get(id(leaf), found) != found
+        ]
         leaf = "a tensor in which gradients gather"
         gathered, gathering = dict(self.wrappers), dict(after.wrappers)
-        found += [f"{p} ({leaf}, then {v!r:.80})" for p, v in after.values if p in gathered]
-        found += [f"{p} ({v!r:.80}, then {leaf})" for p, v in self.values if p in gathering]
-        return found
+        changed += [(p, f"{leaf}, then {v!r:.80}") for p, v in now.items() if p in gathered]
+        changed += [(p, f"{v!r:.80}, then {leaf}") for p, v in before.items() if p in gathering]
+        changed += [
+            (place, f"{value!r:.80}, then nothing")
+            for place, value in {**before, **gathered}.items()
+            if place not in now and place not in gathering and place.get() is NOTHING
+        ]
+        return [Change(place, f"{place} ({words})") for place, words in changed]
 
     def exchanges(self, after: State) -> list[tuple[Place, Tensor]]:
         """The places in which a run put others of the tensors in which gradients gather."""
@@ -199,7 +224,9 @@ class State:
     # ---------------------------------------------------------------- walking
 
     def _visit(self, value: Any, place: Place) -> None:
-        if isinstance(value, Tensor) and self._gathers(value):
+        if value is NOTHING:
+            self.values.append((place, value))
+        elif isinstance(value, Tensor) and self._gathers(value):
             self.wrappers.append((place, value))
             self._leaf(value, place.path)
         elif isinstance(value, Tensor) and not isinstance(value._data, torch.Tensor):
@@ -236,6 +263,7 @@ class State:
         leaf = leaf_of(tensor)
         if self._is_new(tensor) and leaf is not None:
             self.leaves.append(leaf)
+            self.hooks.append((leaf, [*(leaf.hooks or ())], path))
             self.frozen[id(tensor)] = tensor.node is None
             data, grad = Place(tensor, "data", path), Place(leaf, "grad", f"{path}.grad")
             for place in (data, grad):
@@ -251,8 +279,12 @@ class State:
     def _is_new(self, value: Any) -> bool:
         if id(value) in self._seen:
             return False
-        self._seen[id(value)] = value
+        self._seen[id(value)] = len(self._seen), value
         return True
+
+    def number_of(self, identity: int) -> int | None:
+        """The how manieth object that was found has this id."""
+        return self._seen.get(identity, (None,))[0]
 
     def _object(self, value: Any, path: str) -> None:
         if value is self._owner.object:
@@ -287,7 +319,7 @@ class State:
                 self._fields.append(_Fields(vars(value), path, False, set()))
         else:
             if isinstance(value, dict):
-                self._dict(value, path, "[{!r}]")
+                self._dict(value, path, _ENTRY)
             elif isinstance(value, (list, tuple, deque)):
                 self.containers.append((value, len(value), path))
                 for i, item in enumerate(value):
@@ -295,11 +327,28 @@ class State:
             self._instance(value, path)
 
     def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
+        """Look at the entries of a dict, or at an object's fields: these by their names, in
+        whatever order they were set."""
         self.containers.append((fields, len(fields), path))
-        for key, value in list(fields.items()):
-            name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
-            self._visit(value, Place(fields, key, name))
-            if isinstance(key, Tensor):
+        entries = list(fields.items())
+        if style != _ENTRY:
+            entries.sort(key=_by_name)
+        for key, value in entries:
+            if not isinstance(key, Tensor):
+                name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
+                self._visit(value, Place(fields, key, name))
+        if any(isinstance(key, Tensor) for key in fields):
+            self._keyed.append((fields, path))
+
+    def _look_at_keyed(self) -> None:
+        """Look at the entries of which tensors are the keys, in the order in which these were found
+        elsewhere: what is kept for a parameter may have been put there before or after others."""
+        while self._keyed:
+            fields, path = self._keyed.pop()
+            keys = [key for key in fields if isinstance(key, Tensor)]
+            for key in sorted(keys, key=lambda key: self._seen.get(id(key), (math.inf,))[0]):
+                name = f"{path}[...]"
+                self._visit(fields[key], Place(fields, key, name))
                 self._leaf(key, name)
 
     def _instance(self, value: Any, path: str) -> None:
@@ -327,16 +376,15 @@ class State:
 
     def _function(self, function: types.FunctionType, path: str) -> None:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            try:
-                self._visit(cell.cell_contents, Place(cell, 0, name))
-            except ValueError:  # the variable has no value yet
-                continue
+            place = Place(cell, 0, name)
+            self._visit(place.get(), place)
         if function.__code__.co_filename.startswith(_LIBRARIES):  # keep nothing in variables
             return
         variables = function.__globals__
         for name in names_read(function.__code__):
-            if name in variables:
-                self._visit(variables[name], Place(variables, name, name))
+            if name in variables or not hasattr(builtins, name):
+                place = Place(variables, name, name)
+                self._visit(place.get(), place)
         for name in names_imported(function.__code__):
             package = variables.get("__package__") or ""
             for module in (name, f"{package}.{name}".rstrip(".")):
@@ -347,6 +395,7 @@ class State:
         self._called.update(called.fields)
         self._named.update(called.fields)
         self._any_name |= called.computed
+        self._any_words |= called.describes
         self._any_class |= called.makes and _may_make(function)
         self._object(function.__defaults__, f"{path}.__defaults__")
         self._object(function.__kwdefaults__, f"{path}.__kwdefaults__")
@@ -359,11 +408,13 @@ class State:
         while before != (before := self._extent()):
             self._look_at_methods()
             self._look_at_fields()
+            if before == self._extent():
+                self._look_at_keyed()
 
     def _extent(self) -> tuple[Any, ...]:
         """How far the search has come."""
         found = len(self._seen), len(self.values), len(self.tensors)
-        return *found, self._any_name, self._any_class, self._owner.is_private
+        return *found, self._any_name, self._any_words, self._any_class, self._owner.is_private
 
     def _names_for(self, kind: type, others: set[str]) -> set[str]:
         """The names by which code gets at an object of a class: `others`, if it is not private."""
@@ -375,7 +426,7 @@ class State:
         for entries, path, plain, found in list(self._fields):
             own = entries is getattr(self._owner.object, "__dict__", None)
             names = self._names_for(self._owner.kind, self._named) if own else self._named
-            for name, value in list(entries.items()):
+            for name, value in sorted(entries.items(), key=_by_name):
                 if name in found:
                     continue
                 if self._any_name or name in names or (plain and not _is_plain(value)):
@@ -413,15 +464,20 @@ class State:
         """Whether code names an attribute of a class, or Python gets at it by itself."""
         if self._any_name or name in self._names_for(kind, self._called):
             return True
-        if not name.startswith("__") or name in _DESCRIBING:
+        if not name.startswith("__"):
             return False
+        if name in _DESCRIBING:
+            return self._any_words
         return name not in _MAKING or self._any_class or kind in self._makers
+
+
+def _by_name(field: tuple[Any, Any]) -> str:
+    return str(field[0])
 
 
 def _may_make(function: types.FunctionType) -> bool:
     """Whether a function that gets at an object's class may make another one like it."""
-    module = (function.__module__ or "").partition(".")[0]
-    return function.__name__ not in _NOT_MAKING and module not in sys.stdlib_module_names
+    return function.__name__ not in _NOT_MAKING and is_users(function.__module__ or "")
 
 
 def _may_lead_to_code(attribute: Any) -> bool:
@@ -432,8 +488,11 @@ def _may_lead_to_code(attribute: Any) -> bool:
     return is_users(type(attribute).__module__)
 
 
-def _another(value: Any) -> str:
+def _replaced(before: Any, value: Any, place: Place) -> str:
     """What has replaced something, in words, and what may be done instead."""
+    if is_value(value) or value is NOTHING:
+        return f"{before!r:.80}, then {value!r:.80}"
+    value = place.get()
     what = f"another {type(value).__name__}"
     if isinstance(value, (list, dict, tuple)):
         return f"{what}; replace its entries, or have an attribute for each"

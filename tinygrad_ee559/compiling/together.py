@@ -6,14 +6,14 @@ model like any other, to be evaluated, saved or trained alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import fx
 
 from tinygrad_ee559.compiling import lowering, memory, private
-from tinygrad_ee559.compiling.alike import check_alike
+from tinygrad_ee559.compiling.alike import check_apart
 from tinygrad_ee559.compiling.capture import Capture, Effect
 from tinygrad_ee559.compiling.conditions import Conditions
 from tinygrad_ee559.compiling.executable import (
@@ -66,7 +66,13 @@ class Shared(NamedTuple):
 
 
 class Together:
-    """A captured step of the first member, compiled for all.
+    """A captured step of one member, compiled for all.
+
+    Args:
+        capture: what that member did.
+        states: what each of them can reach after it.
+        model: which of them was captured.
+        structure: how the arguments are nested.
 
     Attributes:
         shapes: shape and dtype of each argument of one member.
@@ -76,7 +82,7 @@ class Together:
     """
 
     def __init__(
-        self, capture: Capture, steps: Sequence[Callable[..., Any]], structure: Any
+        self, capture: Capture, states: Sequence[State], model: int, structure: Any
     ) -> None:
         if any(isinstance(effect, int) for effect in capture.effects):
             raise CaptureError("the arguments of an ensemble's steps cannot require gradients")
@@ -85,10 +91,11 @@ class Together:
                 f"gradients go through the history of {capture.tapes[0][0]}, which was computed "
                 "outside of the steps of an ensemble; compute it inside"
             )
-        if capture.moves:
+        moved = [place for place, _, number in capture.moves if number is not None]
+        if moved:
             raise CaptureError(
-                f"the steps of an ensemble leave a tensor as it is in {capture.moves[0][0]}, and "
-                "members have tensors of their own; leave a copy: tensor.clone()"
+                f"the steps of an ensemble leave a tensor as it is in {moved[0]}, and members have "
+                "tensors of their own; leave a copy: tensor.clone()"
             )
         if capture.freezes:
             raise CaptureError(
@@ -100,10 +107,8 @@ class Together:
                 "the steps of an ensemble put another tensor in which gradients gather into "
                 f"{capture.exchanges[0][0]}; copy values instead: a.data.copy_(b.data)"
             )
-        states = _alike(steps)
         self._capture = capture
         self.text = capture.text
-        self.carries = capture.carries
         self.structure = structure
         self.shapes = [
             (t.shape, t.dtype)
@@ -117,16 +122,16 @@ class Together:
                 "let them change a copy: tensor.clone()"
             )
         with private.alone():
-            self._compile(len(steps))
+            self._compile(len(states))
         self._admissions = Admissions()
-        self._admissions.note(capture.state)
-        self._find(states)
+        self.admit(capture, states, model)
 
-    def admit(self, capture: Capture, steps: Sequence[Callable[..., Any]]) -> None:
-        """The first member did the same again where it found something else."""
+    def admit(self, capture: Capture, states: Sequence[State], model: int) -> None:
+        """The same was done where something else was found."""
         self._admissions.note(capture.state)
         self._capture = capture
-        self._find(_alike(steps))
+        check_apart(states, model)
+        self._find(states, model)
 
     # -------------------------------------------------------------- compilation
 
@@ -158,22 +163,28 @@ class Together:
         if native is None:
             return False
         self._executable = native
-        if self._capture.effects and not self.carries:
+        if self._capture.effects and not self._capture.carries:
             results = lowering.first_outputs(pure, self._capture.collected)
             self._earlier = native_program(results, examples, LANES)
         return True
 
     # --------------------------------------------------------------------- state
 
-    def _find(self, states: list[State]) -> None:
+    def _find(self, states: Sequence[State], model: int) -> None:
         """Find each member's tensors and move them into stacks."""
         capture = self._capture
-        positions = {place: i for i, place in enumerate(states[0].tensors)}
+        positions = {place: i for i, place in enumerate(states[model].tensors)}
         #: Each effect, and its places, member by member.
         self._effects = [
             (effect, [state.tensors[positions[effect.place]] for state in states])
             for effect in capture.effects
             if isinstance(effect, Effect)
+        ]
+        #: Where tensors are taken away.
+        self._emptied = [
+            place
+            for state in states
+            for place in _counterparts([p for p, _, _ in capture.moves], states[model], state)
         ]
         self._stacks: dict[int, torch.Tensor] = {}
         self._shared: dict[int, Shared] = {}
@@ -209,6 +220,8 @@ class Together:
             )
             for state in states
         ]
+        #: Whether a step leaves something else for the next one to begin with.
+        self.carries = capture.carries or not all(c.hold() for c in self._conditions)
 
     def _stack(self, i: int, places: list[Place]) -> None:
         """Have a stack for the members' tensors, into which they are moved later."""
@@ -336,6 +349,8 @@ class Together:
         for (effect, places), output in zip(self._effects, outputs[collected:]):
             for place, value in zip(places, self._layout.parts(output)):
                 place.put(value, effect.wrapped, effect.inside)
+        for place in self._emptied:
+            place.put(None, False)
         return self._capture.assembled(
             [self._layout.by_member(output) for output in outputs[:collected]]
         )
@@ -375,12 +390,12 @@ def _share_what_changes(what: str) -> CaptureError:
     )
 
 
-def _alike(steps: Sequence[Callable[..., Any]]) -> list[State]:
-    """What each member can reach; an error where members differ in more than tensors."""
-    states = [State(step) for step in steps]
-    for i, state in enumerate(states):
-        check_alike(states[0], state, i)
-    return states
+def _counterparts(places: Sequence[Place], of: State, other: State) -> list[Place]:
+    """The places of another member that correspond to those of one."""
+    pairs = [*zip(of.tensors, other.tensors)]
+    pairs += [(one, two) for (one, _), (two, _) in zip(of.values, other.values)]
+    known = dict(pairs)
+    return [known[place] for place in places]
 
 
 def _fits(tensor: torch.Tensor | None, part: torch.Tensor) -> TypeGuard[torch.Tensor]:
