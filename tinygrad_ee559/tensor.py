@@ -205,10 +205,23 @@ class Tensor:
         leaf, own = leaf_of(self), leaf_of(copied)
         if leaf is not None and own is not None:
             own.grad = copy.deepcopy(leaf.grad, memo)
+        for name, value in self._fields(copied).items():
+            setattr(copied, name, copy.deepcopy(value, memo))
         return copied
 
     def __copy__(self) -> Tensor:
-        return self._like(self._data)
+        copied = self._like(self._data)
+        for name, value in self._fields(copied).items():
+            setattr(copied, name, value)
+        return copied
+
+    def _fields(self, copied: Tensor) -> dict[str, Any]:
+        """What a subclass has besides, if a copy is of that class too."""
+        if type(copied) is Tensor or type(copied) is not type(self):
+            return {}
+        state: Any = object.__reduce_ex__(self, 4)[2]  # fields in a dict, and those in slots
+        found = {**(state[0] or {}), **state[1]}
+        return {name: value for name, value in found.items() if name not in Tensor.__slots__}
 
     def _like(self, data: Any) -> Tensor:
         """A tensor of this kind with other data; gradients gather in a leaf of its own."""

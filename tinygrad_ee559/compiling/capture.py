@@ -26,6 +26,7 @@ from tinygrad_ee559.compiling.places import (
     Gradient,
     Look,
     Place,
+    in_words,
 )
 from tinygrad_ee559.compiling.recorder import NoReading, Recorder
 from tinygrad_ee559.compiling.state import Change, State
@@ -219,7 +220,7 @@ class Capture:
         """Note where tensors were taken away, or something else was put in their place."""
         still = set(after.tensors)
         for place in self.state.tensors:
-            if place in still:
+            if place in still or isinstance(place.holder, (Leaf, Tensor)):
                 continue
             now = place.get()
             if now is None:
@@ -227,11 +228,11 @@ class Capture:
             elif isinstance(now, Tensor) and leaf_of(now) is not None:
                 self._note_change(
                     place,
-                    "one in which gradients gather; have it require them before the first call, or "
-                    "set its grad to None in the end",
+                    "one in which gradients gather; if that is a new one, have it require them "
+                    "before the first call, or set its grad to None in the end",
                 )
             elif place.tensor() is None:
-                self._note_change(place, f"{now!r:.80}")
+                self._note_change(place, in_words(now))
 
     def _note_change(self, place: Place, now: str) -> None:
         self.changes.append(Change(place, f"{place} (a tensor, then {now})"))

@@ -141,6 +141,8 @@ class Compiled(Caller):
                     leaves, structure = _flat(now, {})
                     found = self._program(leaves, structure) if hidden else None
                     rest = [stream[step:] for stream in streams]
+                    if found is not None and args is not given:  # but copies
+                        found[0].check_apart([stream[step:] for stream in originals], found[1])
                     if found is not None and found[0].may_loop(rest, found[1]):
                         returned.append(found[0].loop(rest, found[1]))
                         break

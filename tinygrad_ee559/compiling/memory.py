@@ -88,6 +88,11 @@ def reach(tensor: torch.Tensor) -> int:
     return int(last + 1) * tensor.itemsize
 
 
+def folds(tensor: torch.Tensor) -> bool:
+    """Whether numbers of a tensor share memory: more of them than there is room."""
+    return tensor.numel() * tensor.itemsize > reach(tensor)
+
+
 def borders(extents: Iterable[tuple[int, int]]) -> list[int]:
     """Where memory begins and ends that is in any of these, by turns."""
     merged: list[int] = []

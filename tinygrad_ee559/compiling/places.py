@@ -151,6 +151,13 @@ def kept(value: Any) -> Any:
     return value
 
 
+def in_words(value: Any) -> str:
+    """What something is; methods of the user's are not asked."""
+    if is_value(value) or value is NOTHING or isinstance(value, (Tensor, torch.Tensor)):
+        return f"{value!r:.80}"
+    return f"a {type(value).__name__}"
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether programs may take one value for the other."""
     if one is other:

@@ -134,6 +134,17 @@ class Program:
             return False
         return self._inputs.stay_apart(self._given(streams, inputs))
 
+    def check_apart(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> None:
+        """Raise an error if steps that get copies of `streams` could not see what others change."""
+        given = self._given(streams, inputs)
+        changed = [given[i] for i in self._inputs.moving if i in self._written]
+        if any(map(memory.folds, changed)) or not self._inputs.stay_apart(given):
+            raise CaptureError(
+                "a loop was given a tensor that does not lie in memory step after step, and its "
+                "steps change memory that it shares with another one, or that several steps share; "
+                "give it a copy: tensor.clone()"
+            )
+
     def loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns in each of many steps, stacked.
 

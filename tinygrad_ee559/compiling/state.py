@@ -35,7 +35,15 @@ from tinygrad_ee559.compiling.code import (
     names_read,
 )
 from tinygrad_ee559.compiling.owner import Owner
-from tinygrad_ee559.compiling.places import NOTHING, SCALARS, Place, is_value, kept, same
+from tinygrad_ee559.compiling.places import (
+    NOTHING,
+    SCALARS,
+    Place,
+    in_words,
+    is_value,
+    kept,
+    same,
+)
 from tinygrad_ee559.rules.registry import Rule
 from tinygrad_ee559.tape import Leaf, overridden
 from tinygrad_ee559.tensor import Tensor, leaf_of
@@ -194,10 +202,10 @@ class State:
         ]
         leaf = "a tensor in which gradients gather"
         gathered, gathering = dict(self.wrappers), dict(after.wrappers)
-        changed += [(p, f"{leaf}, then {v!r:.80}") for p, v in now.items() if p in gathered]
-        changed += [(p, f"{v!r:.80}, then {leaf}") for p, v in before.items() if p in gathering]
+        changed += [(p, f"{leaf}, then {in_words(v)}") for p, v in now.items() if p in gathered]
+        changed += [(p, f"{in_words(v)}, then {leaf}") for p, v in before.items() if p in gathering]
         changed += [
-            (place, f"{value!r:.80}, then nothing")
+            (place, f"{in_words(value)}, then nothing")
             for place, value in {**before, **gathered}.items()
             if place not in now and place not in gathering and place.get() is NOTHING
         ]
@@ -491,7 +499,7 @@ def _may_lead_to_code(attribute: Any) -> bool:
 def _replaced(before: Any, value: Any, place: Place) -> str:
     """What has replaced something, in words, and what may be done instead."""
     if is_value(value) or value is NOTHING:
-        return f"{before!r:.80}, then {value!r:.80}"
+        return f"{in_words(before)}, then {in_words(value)}"
     value = place.get()
     what = f"another {type(value).__name__}"
     if isinstance(value, (list, dict, tuple)):

@@ -67,12 +67,6 @@ class Buffer(Tensor):
         super().__init__(data)
         self.persistent = persistent
 
-    def _like(self, data: Any) -> Tensor:
-        copied = super()._like(data)
-        assert isinstance(copied, Buffer)
-        copied.persistent = self.persistent
-        return copied
-
     def __repr__(self) -> str:
         return super().__repr__().replace("Tensor", "Buffer", 1)
 
