@@ -462,6 +462,10 @@ def under_autocast(library, function, order, create_graph=False):
     return [x.grad, w.grad]
 
 
+LABELS = torch.tensor([0, 1, 2, 3, 1])
+FROZEN = torch.nn.Parameter(torch.linspace(-1, 1, 8).view(2, 4), requires_grad=False)
+
+
 @pytest.mark.parametrize("order", ["outside", "inside"])
 @pytest.mark.parametrize(
     "function",
@@ -472,8 +476,16 @@ def under_autocast(library, function, order, create_graph=False):
         lambda x, w, b: torch.relu(torch.nn.functional.linear(x, w, b)) @ w,
         lambda x, w, b: torch.addmm(b, x, w.T).softmax(-1),
         lambda x, w, b: torch.einsum("ij,kj->ik", x, w) + b,
+        lambda x, w, b: torch.nn.functional.cross_entropy(x @ w.T, LABELS),
+        lambda x, w, b: torch.nn.functional.nll_loss((x @ w.T).log_softmax(-1), LABELS),
+        lambda x, w, b: torch.stack([x, x]) @ w.T,
+        lambda x, w, b: x @ torch.stack([w, w]).mT,
+        lambda x, w, b: torch.nn.functional.linear(x @ w.T, FROZEN),
     ],
-    ids=["linear", "matmul", "bmm", "twice", "addmm", "einsum"],
+    ids=[
+        "linear", "matmul", "bmm", "twice", "addmm", "einsum", "cross_entropy", "nll_loss",
+        "batches on the left", "batches on the right", "a frozen parameter of torch's",
+    ],
 )
 def test_autocast(function, order):
     found, expected = (under_autocast(library, function, order) for library in (tg, torch))

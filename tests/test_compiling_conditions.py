@@ -6,6 +6,7 @@ itself says what is right.
 
 import gc
 import inspect
+import math
 import random
 import threading
 import warnings
@@ -593,3 +594,114 @@ def test_signatures():
     fast = tg.compile(function)
     assert inspect.signature(fast) == inspect.signature(function)
     assert (fast.__name__, fast.__doc__) == ("function", "What it does.")
+
+
+# ---------------------------------------------------------------- what is nearly the same
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda v: v, lambda v: (v, 1.0), np.float32, lambda v: complex(v, 1)]
+)
+def test_the_sign_of_zero(interpreted, wrap):
+    settings = {"value": wrap(0.0)}
+
+    def function(x):
+        value = settings["value"]
+        return x * math.copysign(1.0, value[0] if isinstance(value, tuple) else value.real)
+
+    fast = compiled(function, torch.ones(2))
+    settings["value"] = wrap(-0.0)
+    assert fast(torch.ones(2)).tolist() == [-1, -1]
+
+
+def test_nan_is_nan(interpreted):
+    settings, runs = {"best": math.nan}, set()
+
+    def function(x, start):
+        runs.add(len(runs))  # which no search for state looks at
+        return x * 2 if settings["best"] else x * start
+
+    fast = compiled(function, torch.ones(2), math.nan)
+    before = len(runs)
+    settings["best"] = float("nan")
+    fast(torch.ones(2), float("nan"))
+    assert len(runs) == before
+
+
+def test_empty_slots_and_none(interpreted):
+    class Slotted:
+        __slots__ = ("kept",)
+
+    holder = Slotted()
+    fast = compiled(lambda x: x * 2 if hasattr(holder, "kept") else x, torch.ones(2))
+    holder.kept = None
+    assert fast(torch.ones(2)).tolist() == [2, 2]
+    del holder.kept
+    assert fast(torch.ones(2)).tolist() == [1, 1]
+
+
+class Described:
+    def __init__(self):
+        self.kind = "double"
+
+    def __str__(self):
+        return self.kind
+
+    def __repr__(self):
+        return self.kind
+
+    def __format__(self, spec):
+        return self.kind
+
+
+TEXT = "%s"
+FUNCTIONS = {"double": lambda x: x * 2, "triple": lambda x: x * 3}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        str, repr, lambda mode: f"{mode}", lambda mode: f"{mode!r}", lambda mode: TEXT % mode,
+        lambda mode: "{}".format(mode), lambda mode: mode.__str__(),  # noqa: UP032
+    ],
+)  # fmt: skip
+def test_words_for_objects(interpreted, word):
+    mode = Described()
+
+    def function(x):
+        return FUNCTIONS[word(mode)](x)
+
+    fast = compiled(function, torch.ones(2))
+    mode.kind = "triple"
+    assert fast(torch.ones(2)).tolist() == [3, 3]
+
+
+def test_evaluating_batch_normalization_changes_nothing(own_cache):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()).eval()
+    x = torch.randn(5, 3)
+    predict = compiled(lambda x: model(x).detach(), x)
+    loss = model(x).sum()
+    version = model[1].running_mean.data._version
+    predict(x)
+    assert model[1].running_mean.data._version == version
+    loss.backward()  # which looks at what it has saved
+
+
+def test_models_in_turn(interpreted):
+    """Each of which is changed by its first step alone."""
+    models = [nn.Linear(3, 2) for _ in range(6)]
+    optimizers = [optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models]
+    now = {}
+
+    def step(x):
+        now["optimizer"].zero_grad()
+        loss = now["model"](x).square().mean()
+        loss.backward()
+        now["optimizer"].step()
+        return loss
+
+    fast = tg.compile(step)
+    for i in range(24):
+        now["model"], now["optimizer"] = models[i % 6], optimizers[i % 6]
+        fast(torch.ones(4, 3))
+    assert len(fast.programs) == 6

@@ -936,3 +936,281 @@ def test_tensors_that_required_gradients_for_a_while(interpreted):
     for _ in range(6):
         close([fast(torch.ones(2)).data], [step(torch.ones(2)).data])
     assert len(fast.programs) == 1
+
+
+# ------------------------------------------------------------- what is taken away
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+
+def entries_renamed(make):
+    entries = {}
+
+    def step(x):
+        entries["new"] = entries.pop("old")
+        return x * 2
+
+    def reset():
+        entries.clear()
+        entries["old"] = make()
+
+    return step, reset, lambda: sorted(entries)
+
+
+def attributes_renamed(make):
+    holder = Holder()
+
+    def step(x):
+        holder.new = holder.old
+        del holder.old
+        return x * 2
+
+    def reset():
+        vars(holder).clear()
+        holder.old = make()
+
+    return step, reset, lambda: sorted(vars(holder))
+
+
+def variables_deleted(make):
+    kept = None
+
+    def step(x):
+        nonlocal kept
+        del kept
+        return x * 2
+
+    def reset():
+        nonlocal kept
+        kept = make()
+
+    def look():
+        try:
+            return kept is not None
+        except NameError:
+            return "nothing"
+
+    return step, reset, look
+
+
+def globals_deleted(make):
+    def step(x):
+        global DELETED
+        del DELETED
+        return x * 2
+
+    def reset():
+        globals()["DELETED"] = make()
+
+    return step, reset, lambda: "DELETED" in globals()
+
+
+def slots_emptied(make):
+    holder = Slotted()
+
+    def step(x):
+        del holder.kept
+        return x * 2
+
+    def reset():
+        holder.kept = make()
+
+    return step, reset, lambda: hasattr(holder, "kept")
+
+
+def slots_filled(make):
+    holder = Slotted()
+
+    def step(x):
+        holder.kept = make()
+        return x * 2
+
+    def reset():
+        if hasattr(holder, "kept"):
+            del holder.kept
+
+    return step, reset, lambda: hasattr(holder, "kept")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: 2.0, lambda: None, lambda: torch.ones(2), lambda: tg.Tensor([1.0]).requires_grad_()],
+    ids=["number", "None", "tensor", "leaf"],
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        entries_renamed, attributes_renamed, variables_deleted, globals_deleted, slots_emptied,
+        slots_filled,
+    ],
+    ids=lambda kind: kind.__name__,
+)  # fmt: skip
+def test_what_is_taken_away(interpreted, kind, make):
+    """Programs take it away too, or refuse."""
+    ours, theirs = kind(make), kind(make)
+    fast = tg.compile(ours[0])
+    for _ in range(6):
+        theirs[1]()
+        theirs[0](torch.ones(2))
+        expected = theirs[2]()
+        ours[1]()
+        try:
+            fast(torch.ones(2))
+        except errors.CaptureError as error:
+            assert "changes more than tensors" in str(error)
+            return
+        assert ours[2]() == expected
+    assert kind is slots_filled and not isinstance(make(), float)
+
+
+def test_entries_that_change_their_names(interpreted):
+    def make():
+        entries = {"a": tg.Tensor([1.0], requires_grad=True)}
+
+        def step(x):
+            key = "a" if "a" in entries else "b"
+            entries["b" if key == "a" else "a"] = entries.pop(key)
+            return x * 2
+
+        return step, entries
+
+    (step, ours), (plain, theirs) = make(), make()
+    fast = tg.compile(step)
+    with pytest.raises(errors.CaptureError, match=r"entries\['a'\] .* then nothing"):
+        for _ in range(9):
+            fast(torch.ones(2)), plain(torch.ones(2))
+            assert ours.keys() == theirs.keys()
+
+
+# ---------------------------------------------- histories, gradients and hooks of arguments
+
+
+def test_tensors_that_get_a_history_in_place(interpreted):
+    weight, held = tg.Tensor([1.0, 2.0], requires_grad=True), tg.Tensor([1.0, 1.0])
+
+    def changes_held(x):
+        held.mul_(weight)
+        return x * 2
+
+    def changes_argument(x):
+        x.mul_(weight)
+        return weight.detach() * 2
+
+    with pytest.raises(errors.CaptureError, match="held was given a tensor that still has a hist"):
+        tg.compile(changes_held)(torch.ones(2))
+    with pytest.raises(errors.CaptureError, match="argument 0 .* was changed in place by what"):
+        tg.compile(changes_argument)(tg.Tensor([1.0, 1.0]))
+
+
+def test_arguments_whose_gradients_are_taken_away(interpreted):
+    def step(x):
+        (x * x).sum().backward()
+        found = x.grad.data * 1
+        x.grad = None
+        return found
+
+    fast = tg.compile(step)
+    for i in range(6):
+        x, y = (tg.Tensor([1.0, i], requires_grad=True) for _ in range(2))
+        if i % 2:
+            x.grad, y.grad = tg.Tensor([5.0, 6.0]), tg.Tensor([5.0, 6.0])
+        assert fast(x).tolist() == step(y).tolist()
+        assert x.grad is None
+    assert len(fast.programs) == 2
+
+
+@pytest.mark.parametrize("given", ["held", "gradient"])
+def test_arguments_that_are_given_a_gradient(interpreted, given):
+    held = tg.Tensor([7.0])
+
+    def step(x, y):
+        x.grad = held if given == "held" else y.grad
+        return x.detach() * 2
+
+    x, y = (tg.Tensor([1.0], requires_grad=True) for _ in range(2))
+    y.grad = tg.Tensor([5.0])
+    with pytest.raises(errors.CaptureError, match="argument 0 .* was given a gradient"):
+        tg.compile(step)(x, y)
+
+
+def test_arguments_that_once_had_one_gradient(interpreted):
+    def step(x, y):
+        (x * x).sum().backward()
+        (y * y).sum().backward()
+        return x.detach() * 1
+
+    fast = tg.compile(step)
+    for i in range(6):
+        x, y = tg.Tensor([1.0], requires_grad=True), tg.Tensor([3.0], requires_grad=True)
+        x.grad = tg.Tensor([0.0])
+        y.grad = x.grad if i < 3 else tg.Tensor([0.0])
+        fast(x, y)
+        assert (x.grad.tolist(), y.grad.tolist()) == (([8], [8]) if i < 3 else ([2], [6]))
+
+
+def test_hooks_that_a_step_leaves(interpreted):
+    def step(x):
+        x.register_hook(lambda g: g * 2)
+        return x.detach() * 2
+
+    x = tg.Tensor([1.0], requires_grad=True)
+    fast = tg.compile(step)
+    with pytest.raises(errors.CaptureError, match="1 hooks, then 2|2 hooks, then 3|3 hooks"):
+        for _ in range(5):
+            fast(x)
+
+
+def test_torch_tensors_that_a_step_lets_require_gradients(interpreted):
+    held = torch.ones(2)
+
+    def step(x):
+        held.requires_grad_(True)
+        return x * 2
+
+    with pytest.raises(errors.CaptureError, match="let require gradients of torch's own"):
+        tg.compile(step)(torch.ones(2))
+    with pytest.raises(errors.CaptureError, match="let require gradients of torch's own"):
+        tg.compile(lambda x: x.requires_grad_().detach())(torch.ones(2))
+
+
+def test_arguments_that_require_gradients_for_a_time_again(interpreted):
+    def step(x):
+        x.requires_grad_(True)
+        (x * x).sum().backward()
+        found, x.grad = x.grad, None
+        x.requires_grad_(False)
+        return found
+
+    fast, x = tg.compile(step), tg.Tensor([1.0, 2.0])
+    for _ in range(5):
+        assert fast(x).tolist() == [2, 4]
+    assert len(fast.programs) == 1
+
+
+@pytest.mark.parametrize("what", ["gradient", "value"])
+def test_tensors_that_a_step_leaves_behind(interpreted, what):
+    """Others may hold them."""
+
+    def make():
+        holder = Holder()
+
+        def step(x):
+            if what == "gradient":
+                (x * holder.kept).sum().backward()
+            else:
+                holder.kept.data = holder.kept.data * 2
+            holder.kept = tg.Tensor(x * 2)
+            return x * 1
+
+        return holder, step, tg.Tensor([1.0, 2.0], requires_grad=True)
+
+    (ours, step, leaf), (theirs, plain, expected) = make(), make()
+    fast = tg.compile(step)
+    for i in range(5):
+        ours.kept, theirs.kept = leaf, expected
+        leaf.grad = expected.grad = None
+        fast(torch.full((2,), float(i))), plain(torch.full((2,), float(i)))
+        assert leaf.tolist() == expected.tolist()
+        assert str(leaf.grad) == str(expected.grad)

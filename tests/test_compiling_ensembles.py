@@ -914,3 +914,200 @@ def test_results_that_are_parts(function):
     expected = [[tree_leaves(function(x[i, j], y[i, j])) for j in range(3)] for i in range(5)]
     for k, result in enumerate(found):
         close([result], [torch.stack([torch.stack([r[k] for r in row]) for row in expected])])
+
+
+# ------------------------------------------------------------ what stands where in members
+
+
+def momentum_of_layers(unfrozen_later):
+    """A member whose first layer may have begun to learn, and to have a momentum, later."""
+    training = Training(lambda: nn.Linear(3, 2), nn.Tanh, lambda: nn.Linear(2, 2), momentum=0.9)
+    if unfrozen_later:
+        training.model[0].requires_grad_(False)
+        training.step(*(t[0, 0] for t in data(1, 1)))
+        training.model[0].requires_grad_(True)
+    training.step(*(t[0, 0] for t in data(1, 1)))
+    return training
+
+
+@pytest.mark.parametrize("member", range(3))
+def test_momenta_that_came_in_another_order(interpreted, member):
+    ensembles = Ensembles(*(lambda i=i: momentum_of_layers(i == member) for i in range(3)))
+    ensembles.loop(*data(12, 3))
+
+
+def test_an_optimizer_that_takes_over_the_state_of_another(interpreted):
+    """As in population-based training: momenta and learning rates."""
+    ensembles = Ensembles.of(3, lr=torch.tensor(0.1), momentum=0.9)
+    ensembles.step()
+
+    def take_over(trainings):
+        trainings[2].optimizer.load_state_dict(trainings[0].optimizer.state_dict())
+        trainings[1].optimizer.param_groups[0]["lr"] = torch.tensor(0.02)
+
+    take_over(ensembles.ours)
+    take_over(ensembles.theirs)
+    ensembles.step(6)
+
+
+def test_a_learning_rate_that_is_replaced_is_watched_for_a_while(interpreted):
+    members = [Training(seed=seed, lr=torch.tensor(0.1)) for seed in range(3)]
+    ensemble, runs = tg.ensemble([watched(m.step) for m in members]), RUNS
+    x, y = (t[0] for t in data(1, 3))
+    for i in range(12):
+        if i == 6:
+            members[2].optimizer.param_groups[0]["lr"] = torch.tensor(0.02)
+        ensemble(x, y)
+        if i in (5, 11):
+            before = len(runs)
+            ensemble(x, y)
+            assert len(runs) == before
+
+
+RUNS = set()  # at which no search for state looks
+
+
+def watched(step):
+    def function(x, y):
+        RUNS.add(len(RUNS))
+        return step(x, y)
+
+    return function
+
+
+class Affine:
+    """Fields that are set in one order or the other."""
+
+    def __init__(self, i, backwards):
+        fields = {"gain": torch.tensor(2.0 + i), "shift": torch.tensor(0.1 * i)}
+        for name in sorted(fields, reverse=backwards):
+            setattr(self, name, fields[name])
+
+    def step(self, x):
+        return x * self.gain + self.shift
+
+
+def test_fields_that_were_set_in_another_order(interpreted):
+    members = [Affine(i, i == 1) for i in range(3)]
+    ensemble = tg.ensemble([member.step for member in members])
+    x = torch.ones(3, 4)
+    for _ in range(4):
+        assert torch.equal(ensemble(x), torch.stack([member.step(x[0]) for member in members]))
+
+
+def test_entries_that_were_set_in_another_order(interpreted):
+    def member(*names):
+        tensors = {name: torch.tensor(float(len(name))) for name in names}
+        return lambda x: x * tensors["gain"] + tensors["shift"]
+
+    ensemble = tg.ensemble([member("gain", "shift"), member("shift", "gain")])
+    with pytest.raises(errors.CaptureError, match="fill dicts in the same order"):
+        for _ in range(3):
+            ensemble(torch.ones(2, 4))
+
+
+def test_optimizers_of_other_parameters(interpreted):
+    def member(of):
+        layers = nn.Linear(3, 3), nn.Linear(3, 3)
+        optimizer = tg.optim.SGD(layers[of].parameters(), lr=0.1)
+
+        def step(x):
+            loss = layers[1](layers[0](x)).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+
+    ensemble = tg.ensemble([member(0), member(1)])
+    with pytest.raises(errors.CaptureError, match=r"is the same as layers\[1\].* in member 1, and"):
+        for _ in range(3):
+            ensemble(torch.ones(2, 4, 3))
+
+
+def test_tensors_that_are_one_in_some_members(interpreted):
+    def member(i):
+        gain, shift = torch.tensor(2.0), torch.tensor(3.0)
+        pair = {0: (gain, gain), 1: (gain, shift), 2: (shift, shift)}[i]
+        return lambda x: x * pair[0] + pair[1]
+
+    steps = [member(i) for i in range(3)]
+    ensemble, x = tg.ensemble(steps), torch.ones(3, 4)
+    for _ in range(5):
+        assert torch.equal(ensemble(x), torch.stack([step(x[0]) for step in steps]))
+
+
+def test_pairs_that_are_one_in_members_by_turns(interpreted):
+    def member(i):
+        one, two = torch.tensor(2.0), torch.tensor(3.0)
+        kept = [(one, one, two), (one, two, two)][i]
+        return lambda x: x * kept[0] + kept[1] - kept[2]
+
+    ensemble = tg.ensemble([member(i) for i in range(2)])
+    with pytest.raises(errors.CaptureError, match="one tensor in member 0, and two in member 1"):
+        for _ in range(3):
+            ensemble(torch.ones(2, 4))
+
+
+def test_layers_that_are_frozen_by_turns(interpreted):
+    ensembles = Ensembles.of(3, momentum=0.5)
+    for i in range(6):
+        for training in (*ensembles.ours, *ensembles.theirs):
+            training.model[0].requires_grad_(i % 2 == 0)
+        ensembles.step(3)
+
+
+def test_a_backbone_that_members_share_and_evaluate(own_cache):
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    backbone.requires_grad_(False)
+
+    def member():
+        head = nn.Linear(4, 2)
+        optimizer = tg.optim.SGD(head.parameters(), lr=0.1)
+
+        def step(x):
+            optimizer.zero_grad()
+            loss = head(backbone(x)).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return step
+
+    ensemble = tg.ensemble([member() for _ in range(2)])
+    x = torch.randn(2, 5, 3)
+    losses = [ensemble(x).data for _ in range(6)]
+    assert (losses[5] < losses[0]).all()
+
+
+def test_members_side_by_side_in_one_function(own_cache):
+    """Which lie by turns in memory."""
+    ours, theirs = ([Training(seed=seed) for seed in range(3)] for _ in range(2))
+    ensemble = tg.ensemble([training.step for training in ours])
+    x, y = (t[0] for t in data(1, 3))
+    for _ in range(4):
+        ensemble(x, y)
+        for i, training in enumerate(theirs):
+            training.step(x[i], y[i])
+
+    def mutual(members):
+        a, b = members[:2]
+
+        def step(x):
+            a.optimizer.zero_grad()
+            b.optimizer.zero_grad()
+            loss = (a.model(x) - b.model(x)).square().mean()
+            loss.backward()
+            a.optimizer.step()
+            b.optimizer.step()
+            return loss
+
+        return step
+
+    fast, plain = tg.compile(mutual(ours)), mutual(theirs)
+    for _ in range(5):
+        close([fast(x[0]).data], [plain(x[0]).data])
+    assert len(fast.programs) == 1
+    for one, other in zip(ours, theirs):
+        same_training(one, other)

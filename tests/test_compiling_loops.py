@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from steps import Training, accumulating, close, data, interpreted, own_cache, same_training
 
 import tinygrad_ee559 as tg
+from tinygrad_ee559 import errors
 from tinygrad_ee559.compiling.executable import Artifact
 from tinygrad_ee559.compiling.native import Native
 
@@ -172,3 +173,73 @@ def test_inference_mode(interpreted, inside):
             assert compiled.loop(turned).tolist() == [[3.0 * n] * 4] * 5
             assert turned.tolist() == [[[float(n)] * 3] * 4] * 5
     assert compiled.programs
+
+
+def test_gradients_that_gather_from_none_in_each_loop(interpreted):
+    """As gradients of microbatches do, between two updates."""
+
+    def make():
+        weight = tg.Tensor([1.0, 2.0], requires_grad=True)
+
+        def step(x):
+            (weight * x).sum().backward()
+            return weight.grad.detach() * 1
+
+        return weight, step
+
+    (ours, step), (theirs, plain) = make(), make()
+    fast = tg.compile(step)
+    for i in range(5):
+        ours.grad = theirs.grad = None
+        x = torch.full((4, 2), i + 1.0)
+        assert fast.loop(x).tolist() == one_by_one(plain, x).tolist()
+        assert ours.grad.tolist() == theirs.grad.tolist() == [4.0 * (i + 1)] * 2
+
+
+def test_a_gradient_that_the_first_step_takes_away(interpreted):
+    weight = tg.Tensor([1.0], requires_grad=True)
+
+    def step(x):
+        factor = 3 if weight.grad is None else 2
+        weight.grad = None
+        return x * factor
+
+    fast = tg.compile(step)
+    for _ in range(4):
+        weight.grad = tg.Tensor([1.0])
+        assert fast.loop(torch.ones(4, 1)).tolist() == [[2], [3], [3], [3]]
+
+
+def windows():
+    data = torch.arange(12.0)
+    return data.unfold(0, 3, 1), data[:1]
+
+
+def expanded():
+    data = torch.arange(12.0)
+    return data[:3].expand(6, 3), data[:1]
+
+
+def columns():
+    data = torch.arange(12.0).reshape(3, 4)
+    return data.T, data[:, 3]
+
+
+@pytest.mark.parametrize("make", [windows, expanded, columns], ids=lambda make: make.__name__)
+def test_streams_that_are_copied_and_whose_memory_is_changed(interpreted, make):
+    stream, state = make()
+
+    def step(x):
+        x.add_(1)
+        state.add_(1)
+        return x.sum()
+
+    with pytest.raises(errors.CaptureError, match="does not lie in memory step after step"):
+        tg.compile(step).loop(stream)
+
+
+def test_streams_that_are_copied_may_be_changed(interpreted):
+    ours, theirs = torch.arange(12.0).reshape(3, 4), torch.arange(12.0).reshape(3, 4)
+    found = tg.compile(lambda x: x.mul_(2).sum()).loop(ours.T)
+    assert found.tolist() == [x.mul_(2).sum().item() for x in theirs.T]
+    assert ours.tolist() == theirs.tolist()

@@ -403,3 +403,23 @@ def test_what_an_index_error_says_to_do():
     for itself in (compiled.__wrapped__, *ensemble.steps):
         with pytest.raises(IndexError):
             itself(torch.tensor([4]))
+
+
+EMPTY = [
+    lambda x: ((x * 2)[:0],),
+    lambda x: ((x * 2)[:, :0], x.sum()),
+    lambda x: (x[:0] @ x.mT,),
+    lambda x: (x[:0] * 2,),
+]
+
+
+@pytest.mark.parametrize("function", EMPTY)
+def test_empty_results(own_cache, function):
+    fast, x = tg.compile(function), torch.ones(4, 3)
+    for _ in range(4):
+        found = fast(x)
+    looped = fast.loop(torch.stack([x] * 3))
+    assert fast.programs[0].kind == "native"
+    for one, many, expected in zip(found, looped, function(x)):
+        assert one.shape == expected.shape and many.shape == (3, *expected.shape)
+        assert one.tolist() == expected.tolist() == many[2].tolist()

@@ -121,3 +121,28 @@ def test_a_function_that_gives_something_else_the_second_time_is_noticed():
         total = total + tg.func.vmap(lambda a: a * k)(x).sum()  # noqa: B023 - that is the point
     with pytest.raises(errors.ChangedInPlaceError, match="was run again.*something else"):
         total.backward()
+
+
+def test_a_checkpoint_under_autocast():
+    """It is computed again as it was, though backward() is called outside."""
+    found = []
+    for library in (tg, torch):
+        generator = torch.Generator().manual_seed(3)
+        made = [torch.randn(*shape, generator=generator) for shape in ((5, 3), (4, 3))]
+        wrap = tg.Tensor if library is tg else torch.Tensor.clone
+        x, w = (wrap(t).requires_grad_() for t in made)
+
+        def function(x, w=w):
+            return torch.nn.functional.linear(x, w).relu()
+
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if library is tg:
+                out = tg.checkpoint(function, x)
+            else:
+                out = torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False)
+            loss = out.float().square().sum()
+        loss.backward()
+        found += [[x.grad, w.grad]]
+    for ours, theirs in zip(*found):
+        assert ours.dtype == torch.float32
+        assert torch.allclose(ours.data, theirs, rtol=2e-2, atol=2e-2)

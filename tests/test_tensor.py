@@ -190,6 +190,29 @@ def test_copies_of_computed_tensors_buffers_and_views():
     assert copy.copy(tg.Tensor([1.0, 2.0])[:1]).tolist() == [1]
 
 
+class Named(tg.Tensor):
+    def __init__(self, data, label, **options):
+        super().__init__(data, **options)
+        self.label = label
+
+
+class Slotted(tg.Tensor):
+    __slots__ = ("label",)
+
+    def __init__(self, data, label, **options):
+        super().__init__(data, **options)
+        self.label = label
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("kind", [Named, Slotted])
+def test_copies_of_subclasses_have_their_fields(kind, copied):
+    label = ["a"]
+    x = copied(kind([1.0, 2.0], label, requires_grad=True))
+    assert type(x) is kind and x.requires_grad and x.label == ["a"]
+    assert (x.label is label) == (copied is copy.copy)
+
+
 def test_unpickled_tensors_are_new():
     """Whatever the process had made that pickled them: nodes are numbered downwards."""
     x = tg.Tensor([1.0], requires_grad=True)

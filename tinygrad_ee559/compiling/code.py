@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 #: Where the modules are that the user has not written himself.
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 #: The instructions by which Python gets at variables of a module.
-_OF_MODULES = "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL"
+_OF_MODULES = "LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"
 #: Those by which it gets at attributes: fields, methods, and variables of other modules.
 _OF_FIELDS = (
     "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM",
@@ -37,7 +37,9 @@ _COMPUTED_IF_VARIABLES = {"copy", "fields", "replace", "pickle", "dataclasses", 
 #: Functions and methods that ask objects for words.
 _WORDS = {"str", "repr", "ascii", "format", "format_map", "__str__", "__repr__", "__format__"}
 #: The instructions that do.
-_OF_WORDS = "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE"
+_OF_WORDS = (
+    "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE", "BINARY_MODULO",
+)  # fmt: skip
 
 
 class Called(NamedTuple):
@@ -149,12 +151,8 @@ def is_users(module: str) -> bool:
 
 
 def _formats(code: types.CodeType) -> bool:
-    """Whether a function puts objects into texts, by f"{x}" or "%s" % x."""
-    percent = any("%" in text for text in code.co_consts if isinstance(text, str))
-    return any(
-        i.opname in _OF_WORDS or percent and (i.opname == "BINARY_MODULO" or i.argrepr == "%")
-        for i in dis.get_instructions(code)
-    )
+    """Whether a function puts objects into texts, by f"{x}" or, as far as one sees, text % x."""
+    return any(i.opname in _OF_WORDS or i.argrepr == "%" for i in dis.get_instructions(code))
 
 
 def _operands(code: types.CodeType, *instructions: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from tinygrad_ee559.compiling.streams import (
     as_tensors,
     contiguous,
     entry,
+    give_back,
     joined,
     streams_of,
 )
@@ -148,9 +149,7 @@ class Compiled(Caller):
                         break
                     returned.append(joined([as_stack(self(*now))]))  # a copy
             finally:
-                for original, copy in zip(originals, streams):
-                    if copy is not original and copy._version:  # it was changed in place
-                        original.copy_(copy)
+                give_back(originals, streams)
         return joined(returned)
 
     def _program(

@@ -28,6 +28,7 @@ from tinygrad_ee559.compiling.inputs import Inputs
 from tinygrad_ee559.compiling.native import Native
 from tinygrad_ee559.compiling.places import Place
 from tinygrad_ee559.compiling.runs import Admissions
+from tinygrad_ee559.compiling.streams import hidden_by_copies
 from tinygrad_ee559.compiling.unseen import Gradients
 from tinygrad_ee559.errors import CaptureError, CompilerError
 from tinygrad_ee559.tape import Leaf
@@ -139,11 +140,7 @@ class Program:
         given = self._given(streams, inputs)
         changed = [given[i] for i in self._inputs.moving if i in self._written]
         if any(map(memory.folds, changed)) or not self._inputs.stay_apart(given):
-            raise CaptureError(
-                "a loop was given a tensor that does not lie in memory step after step, and its "
-                "steps change memory that it shares with another one, or that several steps share; "
-                "give it a copy: tensor.clone()"
-            )
+            raise hidden_by_copies()
 
     def loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns in each of many steps, stacked.

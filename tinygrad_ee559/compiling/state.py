@@ -54,7 +54,9 @@ _LIBRARIES = tuple(
 )
 #: Methods that run where instances are made.
 _MAKING = "__init__", "__new__", "__post_init__"
-#: Methods that have words for an object.
+#: Functions that ask an object for words, by whatever name.
+_ASKING = str, repr, ascii, format
+#: Methods that have them.
 _DESCRIBING = "__repr__", "__str__", "__format__"
 #: Methods that ask for an object's class not to make another one like it, but to compare it, or
 #: for its name.
@@ -300,6 +302,7 @@ class State:
         if not self._is_new(value):
             return
         self.kinds.append((path, _kind(value)))
+        self._any_words |= any(value is function for function in _ASKING)
         if isinstance(value, functools.partial):
             self._object(value.func, path)
             self._object(value.args, f"{path}.args")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tinygrad_ee559.compiling.memory import folds
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.private import tree_flatten, tree_map, tree_unflatten
 from tinygrad_ee559.tensor import Tensor, lift
@@ -101,6 +102,24 @@ def contiguous(args: Any) -> Any:
         return args
     with torch.inference_mode(False):  # in which copies do not count their changes
         return _mapped(copied, args)
+
+
+def give_back(originals: Sequence[torch.Tensor], copies: Sequence[torch.Tensor]) -> None:
+    """Copy back what was changed in place, if it is a copy."""
+    for original, copy in zip(originals, copies):
+        if copy is not original and copy._version:
+            if folds(original):
+                raise hidden_by_copies()
+            original.copy_(copy)
+
+
+def hidden_by_copies() -> CaptureError:
+    """Says that steps would not see what others change, as they are given parts of a copy."""
+    return CaptureError(
+        "a loop was given a tensor that does not lie in memory step after step, and its steps "
+        "change memory that it shares with another one, or that several steps share; give it a "
+        "copy: tensor.clone()"
+    )
 
 
 def entry(args: Any, *index: int) -> Any:
