@@ -990,7 +990,7 @@ class Affine:
 def test_fields_that_were_set_in_another_order(interpreted):
     members = [Affine(i, i == 1) for i in range(3)]
     ensemble = tg.ensemble([member.step for member in members])
-    x = torch.ones(3, 4)
+    x = torch.full((3, 4), 2.0)
     for _ in range(4):
         assert torch.equal(ensemble(x), torch.stack([member.step(x[0]) for member in members]))
 
@@ -1032,7 +1032,7 @@ def test_tensors_that_are_one_in_some_members(interpreted):
         return lambda x: x * pair[0] + pair[1]
 
     steps = [member(i) for i in range(3)]
-    ensemble, x = tg.ensemble(steps), torch.ones(3, 4)
+    ensemble, x = tg.ensemble(steps), torch.full((3, 4), 2.0)
     for _ in range(5):
         assert torch.equal(ensemble(x), torch.stack([step(x[0]) for step in steps]))
 
