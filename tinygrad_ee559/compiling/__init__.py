@@ -5,6 +5,7 @@
     inputs                 the tensors that a program computes with, fetched at each call
     runs                   a function is watched until two runs did the same
     capture, recorder      what one run did, as a graph of operators
+    arguments, histories   what a run was given, what tensors were computed from
     conditions             what has to be as it was for a program to run
     alike                  what members of an ensemble have in common
     state, places          where a function keeps tensors and all else
