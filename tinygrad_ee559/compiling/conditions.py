@@ -50,10 +50,10 @@ class Conditions:
         structure: how these were nested.
 
     Attributes:
-        last: whether they still hold after a run.
+        lasting: whether a run leaves what the next one has to find.
     """
 
-    last = False
+    lasting = False
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class Ensemble(Caller):
         if not self.steps:
             raise ValueError("an ensemble needs at least one step")
         self._runs = [Runs(step) for step in self.steps]
-        self._model = 0  # which of them is watched
+        self._captured = 0  # the member that is watched
         self._together: list[Together] = []
         self._lock = threading.RLock()
         self._failure: CompilerError | None = None
@@ -120,10 +120,10 @@ class Ensemble(Caller):
             if self._failure is not None:
                 raise self._failure
             # In the layout that arguments of programs have.
-            model = self._model
-            capture, again = self._runs[model].run(contiguous(arguments[model]), {})
+            one = self._captured
+            capture, again = self._runs[one].run(contiguous(arguments[one]), {})
             results = [
-                capture.returned if i == model else step(*argument)
+                capture.returned if i == one else step(*argument)
                 for i, (step, argument) in enumerate(zip(self.steps, arguments))
             ]
             self._learn(capture, again, structure)
@@ -131,24 +131,21 @@ class Ensemble(Caller):
 
     def _learn(self, capture: Capture, again: bool, structure: Any) -> None:
         """Compile what a member did, if it did so before and nothing is compiled for it."""
-        for known in self._together:
-            if known.text == capture.text and known.structure == structure:
-                break
-        else:
-            known = None
-        if known is None and not again:
+        same = (t for t in self._together if t.text == capture.text and t.structure == structure)
+        known = next(same, None)
+        if capture.changes or not (known or again):
             return
         states = [State(step) for step in self.steps]
         check_alike(states)
         most = most_apart(states)
-        if len(states[most].by_tensor()) > len(states[self._model].by_tensor()):
-            self._model = most  # what it does is right for all
+        if len(states[most].by_tensor()) > len(states[self._captured].by_tensor()):
+            self._captured = most  # what it does is right for all
         elif known is not None:
-            known.admit(capture, states, self._model)
+            known.admit(capture, states, self._captured)
         else:
             try:
-                self._together.append(Together(capture, states, self._model, structure))
-                self._runs[self._model].forget(capture)
+                self._together.append(Together(capture, states, self._captured, structure))
+                self._runs[self._captured].forget(capture)
                 del self._together[:-PROGRAMS]
             except CompilerError as error:  # for the next call: this one has done its work
                 self._failure = error

@@ -97,7 +97,7 @@ class Program:
             capture.arguments.looks,
             structure,
         )
-        conditions.last = conditions.hold(arguments, structure)
+        conditions.lasting = conditions.hold(arguments, structure)
         self.conditions.insert(0, conditions)
         del self.conditions[CONDITIONS:]
 
@@ -131,7 +131,7 @@ class Program:
     def may_loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> bool:
         """Whether `loop` does what the steps would do one by one: none finds what an earlier one
         has replaced, nor is given what one changes."""
-        if self.carries or not self.conditions[0].last:  # those that held
+        if self.carries or not self.conditions[0].lasting:  # those that held
             return False
         return self._inputs.stay_apart(self._given(streams, inputs))
 

@@ -71,7 +71,7 @@ class Together:
     Args:
         capture: what that member did.
         states: what each of them can reach after it.
-        model: which of them was captured.
+        captured: which of them it was.
         structure: how the arguments are nested.
 
     Attributes:
@@ -82,7 +82,7 @@ class Together:
     """
 
     def __init__(
-        self, capture: Capture, states: Sequence[State], model: int, structure: Any
+        self, capture: Capture, states: Sequence[State], captured: int, structure: Any
     ) -> None:
         if any(isinstance(effect, int) for effect in capture.effects):
             raise CaptureError("the arguments of an ensemble's steps cannot require gradients")
@@ -124,14 +124,14 @@ class Together:
         with private.alone():
             self._compile(len(states))
         self._admissions = Admissions()
-        self.admit(capture, states, model)
+        self.admit(capture, states, captured)
 
-    def admit(self, capture: Capture, states: Sequence[State], model: int) -> None:
+    def admit(self, capture: Capture, states: Sequence[State], captured: int) -> None:
         """The same was done where something else was found."""
         self._admissions.note(capture.state)
         self._capture = capture
-        check_apart(states, model)
-        self._find(states, model)
+        check_apart(states, captured)
+        self._find(states, captured)
 
     # -------------------------------------------------------------- compilation
 
@@ -170,22 +170,27 @@ class Together:
 
     # --------------------------------------------------------------------- state
 
-    def _find(self, states: Sequence[State], model: int) -> None:
+    def _find(self, states: Sequence[State], captured: int) -> None:
         """Find each member's tensors and move them into stacks."""
         capture = self._capture
-        positions = {place: i for i, place in enumerate(states[model].tensors)}
+        positions = {place: i for i, place in enumerate(states[captured].tensors)}
+        left = [effect for effect in capture.effects if isinstance(effect, Effect)]
+        counterparts = [_counterparts(states[captured], state) for state in states]
+        for place in (
+            *(effect.place for effect in left),
+            *(place for place, _, _ in capture.moves),
+        ):
+            if place not in counterparts[0]:
+                raise CaptureError(
+                    f"the steps of an ensemble leave something in {place}, to which nothing leads "
+                    "after them; let them do without"
+                )
         #: Each effect, and its places, member by member.
         self._effects = [
-            (effect, [state.tensors[positions[effect.place]] for state in states])
-            for effect in capture.effects
-            if isinstance(effect, Effect)
+            (effect, [known[effect.place] for known in counterparts]) for effect in left
         ]
         #: Where tensors are taken away.
-        self._emptied = [
-            place
-            for state in states
-            for place in _counterparts([p for p, _, _ in capture.moves], states[model], state)
-        ]
+        self._emptied = [known[place] for known in counterparts for place, _, _ in capture.moves]
         self._stacks: dict[int, torch.Tensor] = {}
         self._shared: dict[int, Shared] = {}
         #: Pairs of places that have to have the same tensor.
@@ -390,12 +395,11 @@ def _share_what_changes(what: str) -> CaptureError:
     )
 
 
-def _counterparts(places: Sequence[Place], of: State, other: State) -> list[Place]:
-    """The places of another member that correspond to those of one."""
+def _counterparts(of: State, other: State) -> dict[Place, Place]:
+    """The places of one member, and which of another member correspond to them."""
     pairs = [*zip(of.tensors, other.tensors)]
     pairs += [(one, two) for (one, _), (two, _) in zip(of.values, other.values)]
-    known = dict(pairs)
-    return [known[place] for place in places]
+    return dict(pairs)
 
 
 def _fits(tensor: torch.Tensor | None, part: torch.Tensor) -> TypeGuard[torch.Tensor]:
