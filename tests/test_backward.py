@@ -478,13 +478,17 @@ FROZEN = torch.nn.Parameter(torch.linspace(-1, 1, 8).view(2, 4), requires_grad=F
         lambda x, w, b: torch.einsum("ij,kj->ik", x, w) + b,
         lambda x, w, b: torch.nn.functional.cross_entropy(x @ w.T, LABELS),
         lambda x, w, b: torch.nn.functional.nll_loss((x @ w.T).log_softmax(-1), LABELS),
+        lambda x, w, b: torch.nn.functional.nll_loss(
+            (x @ w.T).log_softmax(-1), LABELS, torch.ones(4, dtype=torch.bfloat16)
+        ),
         lambda x, w, b: torch.stack([x, x]) @ w.T,
         lambda x, w, b: x @ torch.stack([w, w]).mT,
         lambda x, w, b: torch.nn.functional.linear(x @ w.T, FROZEN),
     ],
     ids=[
         "linear", "matmul", "bmm", "twice", "addmm", "einsum", "cross_entropy", "nll_loss",
-        "batches on the left", "batches on the right", "a frozen parameter of torch's",
+        "nll_loss with weights", "batches on the left", "batches on the right",
+        "a frozen parameter of torch's",
     ],
 )
 def test_autocast(function, order):

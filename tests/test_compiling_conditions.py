@@ -676,6 +676,44 @@ def test_words_for_objects(interpreted, word):
     assert fast(torch.ones(2)).tolist() == [3, 3]
 
 
+def test_words_in_errors_do_not_count(interpreted):
+    """Else what an object says of itself would."""
+    runs = set()
+
+    class Trainer:
+        def __init__(self):
+            self.seen = 0
+
+        def __repr__(self):
+            return f"a trainer that has seen {self.seen}"
+
+        def step(self, x):
+            runs.add(len(runs))
+            if len(x) != 2:
+                raise ValueError(f"this is no pair: {x.shape}")
+            return x * 2
+
+    trainer = Trainer()
+    fast = compiled(trainer.step, torch.ones(2))
+    before = len(runs)
+    for _ in range(5):
+        trainer.seen += 1
+        fast(torch.ones(2))
+    assert len(runs) == before
+
+
+class Settings(dict):
+    def get(self, path):
+        raise LookupError(path)
+
+
+def test_dicts_with_methods_of_their_own(interpreted):
+    settings = Settings(factor=2.0)
+    fast = compiled(lambda x: x * settings["factor"], torch.ones(2))
+    settings["factor"] = 3.0
+    assert fast(torch.ones(2)).tolist() == [3, 3]
+
+
 def test_evaluating_batch_normalization_changes_nothing(own_cache):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()).eval()
     x = torch.randn(5, 3)

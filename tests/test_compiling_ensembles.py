@@ -988,21 +988,63 @@ class Affine:
 
 
 def test_fields_that_were_set_in_another_order(interpreted):
-    members = [Affine(i, i == 1) for i in range(3)]
-    ensemble = tg.ensemble([member.step for member in members])
-    x = torch.full((3, 4), 2.0)
-    for _ in range(4):
-        assert torch.equal(ensemble(x), torch.stack([member.step(x[0]) for member in members]))
-
-
-def test_entries_that_were_set_in_another_order(interpreted):
-    def member(*names):
-        tensors = {name: torch.tensor(float(len(name))) for name in names}
-        return lambda x: x * tensors["gain"] + tensors["shift"]
-
-    ensemble = tg.ensemble([member("gain", "shift"), member("shift", "gain")])
-    with pytest.raises(errors.CaptureError, match="fill dicts in the same order"):
+    ensemble = tg.ensemble([Affine(i, i == 1).step for i in range(3)])
+    with pytest.raises(errors.CaptureError, match="step has its entries, or its fields, in"):
         for _ in range(3):
+            ensemble(torch.ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    "keys", [("gain", "shift"), ((1, "w"), (1, "b")), (torch.sin, torch.cos), (len, "a")], ids=str
+)
+def test_entries_that_were_set_in_another_order(interpreted, keys):
+    def member(names):
+        tensors = {name: torch.tensor(2.0 + i) for i, name in enumerate(names)}
+        return lambda x: x * tensors[keys[0]] + tensors[keys[1]]
+
+    ensemble = tg.ensemble([member(keys), member(keys[::-1])])
+    with pytest.raises(errors.CaptureError, match="tensors has its entries, or its fields, in ano"):
+        for _ in range(3):
+            ensemble(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("kind", ["name", "id", "id of the value"])
+def test_entries_that_every_member_has_names_of_its_own_for(interpreted, kind):
+    def member(i):
+        weight = tg.Tensor([1.0 + i], requires_grad=True)
+        key = {"name": f"w{i}", "id": id(weight), "id of the value": id(weight.data)}[kind]
+        kept = {key: torch.tensor(2.0 * i)}
+
+        def step(x):
+            (value,) = kept.values()
+            return (weight * x + value).detach()
+
+        return step
+
+    steps = [member(i) for i in range(3)]
+    ensemble, x = tg.ensemble(steps), torch.full((3, 2), 2.0)
+    for _ in range(5):
+        assert torch.equal(ensemble(x).data, torch.stack([step(x[0]).data for step in steps]))
+
+
+def test_tensors_that_are_taken_away_in_members(interpreted):
+    def member(i):
+        holder = Affine(i, False)
+
+        def step(x):
+            found = x * holder.gain
+            holder.shift = None
+            return found
+
+        step.holder = holder
+        return step
+
+    steps = [member(i) for i in range(2)]
+    ensemble = tg.ensemble(steps)
+    with pytest.raises(errors.CaptureError, match="take a tensor away from holder.shift"):
+        for _ in range(4):
+            for step in steps:
+                step.holder.shift = torch.tensor(1.0)
             ensemble(torch.ones(2, 4))
 
 

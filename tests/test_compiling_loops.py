@@ -238,6 +238,19 @@ def test_streams_that_are_copied_and_whose_memory_is_changed(interpreted, make):
         tg.compile(step).loop(stream)
 
 
+def test_streams_beside_each_other(interpreted):
+    """Which share no number."""
+    ours, theirs = torch.arange(24.0).reshape(4, 6), torch.arange(24.0).reshape(4, 6)
+
+    def step(x, y):
+        x.mul_(2)
+        return (x * y).sum()
+
+    found = tg.compile(step).loop(ours[:, :3], ours[:, 3:])
+    assert found.tolist() == [step(row[:3], row[3:]).item() for row in theirs]
+    assert ours.tolist() == theirs.tolist()
+
+
 def test_streams_that_are_copied_may_be_changed(interpreted):
     ours, theirs = torch.arange(12.0).reshape(3, 4), torch.arange(12.0).reshape(3, 4)
     found = tg.compile(lambda x: x.mul_(2).sum()).loop(ours.T)

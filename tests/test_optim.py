@@ -721,3 +721,16 @@ def test_a_frozen_parameter_that_is_copied_and_pickled():
         copied.requires_grad_(True)
         (copied * 2).sum().backward()
         assert copied.grad.tolist() == [8] and x.grad.tolist() == [6]
+
+
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, momentum=0.9), optim.Adam])
+def test_what_is_kept_has_the_order_of_the_parameters(make):
+    """Whichever of them was the first to learn."""
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = make(parameters)
+    for learning in (2, 0, 1):
+        parameters[learning].grad = tg.Tensor([1.0, 1.0])
+        optimizer.step()
+    for attribute in optimizer._kept.values():
+        kept = [*getattr(optimizer, attribute)]
+        assert all(one is other for one, other in zip(kept, parameters))

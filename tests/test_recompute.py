@@ -146,3 +146,9 @@ def test_a_checkpoint_under_autocast():
     for ours, theirs in zip(*found):
         assert ours.dtype == torch.float32
         assert torch.allclose(ours.data, theirs, rtol=2e-2, atol=2e-2)
+
+
+def test_a_checkpoint_without_autocast():
+    """Which torch has not on every device."""
+    x = tg.Tensor(torch.ones(2, device="meta"), requires_grad=True)
+    assert tg.checkpoint(lambda x: x * 2, x).shape == (2,)

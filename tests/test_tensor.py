@@ -213,6 +213,24 @@ def test_copies_of_subclasses_have_their_fields(kind, copied):
     assert (x.label is label) == (copied is copy.copy)
 
 
+class Pickled(tg.Tensor):
+    def __getstate__(self):
+        return {"words": "of its own"}
+
+
+def test_copies_of_a_subclass_that_says_how_it_is_pickled():
+    x = Pickled([1.0])
+    x.label = "a"
+    assert copy.copy(x).label == copy.deepcopy(x).label == "a"
+
+
+def test_copies_of_tensors_that_lead_to_each_other():
+    x, y = Named([1.0], "x"), Named([2.0], "y")
+    x.other, y.other = y, x
+    copied = copy.deepcopy(x)
+    assert copied.other.other is copied and copied.other is not y
+
+
 def test_unpickled_tensors_are_new():
     """Whatever the process had made that pickled them: nodes are numbered downwards."""
     x = tg.Tensor([1.0], requires_grad=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -164,6 +164,8 @@ def segment(
 def _autocast(inputs: Sequence[Tensor]) -> Callable[[], Any]:
     """Makes contexts in which autocast is as it is now, on the device of the inputs."""
     device = next((tensor.as_torch().device.type for tensor in inputs), "cpu")
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
     enabled = torch.is_autocast_enabled(device)
     return partial(torch.autocast, device, torch.get_autocast_dtype(device), enabled)
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,26 +203,31 @@ class Tensor:
             )
         data = self._data
         copied = self._like(data.clone() if isinstance(data, torch.Tensor) else data)
+        memo[id(self)] = copied  # its fields may lead to it
         leaf, own = leaf_of(self), leaf_of(copied)
         if leaf is not None and own is not None:
             own.grad = copy.deepcopy(leaf.grad, memo)
         for name, value in self._fields(copied).items():
-            setattr(copied, name, copy.deepcopy(value, memo))
+            object.__setattr__(copied, name, copy.deepcopy(value, memo))
         return copied
 
     def __copy__(self) -> Tensor:
         copied = self._like(self._data)
         for name, value in self._fields(copied).items():
-            setattr(copied, name, value)
+            object.__setattr__(copied, name, value)
         return copied
 
     def _fields(self, copied: Tensor) -> dict[str, Any]:
         """What a subclass has besides, if a copy is of that class too."""
-        if type(copied) is Tensor or type(copied) is not type(self):
+        if type(copied) is not type(self):
             return {}
-        state: Any = object.__reduce_ex__(self, 4)[2]  # fields in a dict, and those in slots
-        found = {**(state[0] or {}), **state[1]}
-        return {name: value for name, value in found.items() if name not in Tensor.__slots__}
+        slots = [
+            name
+            for kind in type(self).__mro__[: -len(Tensor.__mro__)]
+            for name, slot in vars(kind).items()
+            if isinstance(slot, MemberDescriptorType) and hasattr(self, name)
+        ]
+        return {**getattr(self, "__dict__", {}), **{name: getattr(self, name) for name in slots}}
 
     def _like(self, data: Any) -> Tensor:
         """A tensor of this kind with other data; gradients gather in a leaf of its own."""

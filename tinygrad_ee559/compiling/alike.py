@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
-from tinygrad_ee559.compiling.places import SCALARS, Numbers, Place, is_value, same
+import torch
+
+from tinygrad_ee559.compiling.places import Numbers, Place, is_value, same
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 
@@ -77,7 +80,7 @@ def _check_alike(first: State, other: State, member: int) -> None:
             f"the members of an ensemble have to be alike, and member {member} holds "
             f"{counts[1][0]} tensors and {counts[1][1]} values, the first one {counts[0][0]} and "
             f"{counts[0][1]}{_only(f'member {member}', paths[1] - paths[0])}"
-            f"{_only('the first', paths[0] - paths[1])}"
+            f"{_only('the first', paths[0] - paths[1])}{_parting(first, other)}"
         )
     _check_order(first, other, member)
     _check_frozen(first, other, member)
@@ -97,42 +100,49 @@ def _check_alike(first: State, other: State, member: int) -> None:
 
 def _check_order(first: State, other: State, member: int) -> None:
     """Raise an error if what one has stands in other places than what the other has."""
-    ours, theirs = _placed(first), _placed(other)
-    for (place, key, earlier), (elsewhere, name, before) in zip(ours, theirs):
-        if key != name:
+    for (path, keys), (_, others) in zip(_orders(first), _orders(other)):
+        if keys != others and Counter(keys) == Counter(others):
             raise _differ(
-                f"{elsewhere} of member {member} stands where the first has {place}; fill dicts in "
-                "the same order"
+                f"{path} has its entries, or its fields, in another order in member {member} than "
+                "in the first, and steps may go through them in that order; make them in one order"
             )
+    ours, theirs = _objects(first), _objects(other)
+    for (_, earlier), (place, before) in zip(ours, theirs):
         if earlier != before:
             one, two = (
-                "another one" if i is None else f"the same as {placed[i][0]}"
-                for placed, i in ((theirs, before), (ours, earlier))
+                "another one" if i is None else f"the same as {objects[i][0]}"
+                for objects, i in ((theirs, before), (ours, earlier))
             )
-            raise _differ(f"{elsewhere} is {one} in member {member}, and {two} in the first")
+            raise _differ(f"{place} is {one} in member {member}, and {two} in the first")
 
 
-def _placed(state: State) -> list[tuple[Place, Any, int | None]]:
-    """All places of a member, with what they are called there and the number of an earlier one that
-    has the same object, None if none has."""
-    contents = [*state.wrappers, *state.values]
-    objects = [(place, value) for place, value in contents if not _is_value(value)]
-    placed: list[tuple[Place, Any, int | None]] = []
-    firsts: dict[int, int] = {}
-    for i, (place, value) in enumerate(objects):
-        earlier = firsts.setdefault(id(value), i)
-        placed.append((place, _key(place, state), None if earlier == i else earlier))
-    others = [place for place, value in contents if _is_value(value)]
-    return placed + [(place, _key(place, state), None) for place in (*others, *state.tensors)]
+def _orders(state: State) -> Iterator[tuple[str, list[Any]]]:
+    """What the entries of each dict are called, and an object's fields, as far as they count."""
+    counting: dict[int, set[Any]] = {}
+    places = [place for place, _ in (*state.wrappers, *state.values)]
+    for place in (*places, *state.tensors):
+        counting.setdefault(id(place.holder), set()).add(place.key)
+    for holder, _, path in state.containers:
+        if isinstance(holder, dict):
+            counted = counting.get(id(holder), ())
+            yield path, [_name(key, state) for key in holder if key in counted]
 
 
-def _key(place: Place, state: State) -> Any:
-    """The key of a place; that of an object, or its id, stands for the how manieth it is."""
-    key = place.key
+def _name(key: Any, state: State) -> Any:
+    """A key as it is called in all members: that of an object, or its id, by the number of that."""
     number = state.number_of(key if isinstance(key, int) else id(key))
     if number is not None:
         return "object", number
-    return key if isinstance(key, SCALARS) else getattr(key, "__name__", type(key))
+    return type(key) if isinstance(key, torch.Tensor) else key
+
+
+def _objects(state: State) -> list[tuple[Place, int | None]]:
+    """The places of objects, with the number of an earlier one that has the same, if one has."""
+    firsts: dict[int, int] = {}
+    contents = [*state.wrappers, *state.values]
+    objects = [(place, value) for place, value in contents if not _is_value(value)]
+    found = [(place, firsts.setdefault(id(value), i)) for i, (place, value) in enumerate(objects)]
+    return [(place, None if earlier == i else earlier) for i, (place, earlier) in enumerate(found)]
 
 
 def _check_frozen(first: State, other: State, member: int) -> None:
@@ -159,6 +169,14 @@ def _differ(where: str) -> CaptureError:
 
 def _only(who: str, paths: Collection[str]) -> str:
     return f"; only {who} has {', '.join(sorted(paths)[:3])}" if paths else ""
+
+
+def _parting(first: State, other: State) -> str:
+    """The first two objects that are others, if there are any."""
+    for (path, kind), (elsewhere, other_kind) in zip(first.kinds, other.kinds):
+        if kind != other_kind:
+            return f"; where the first has {path}, this one has {elsewhere}"
+    return ""
 
 
 def _in_words(kind: Any) -> str:

@@ -9,7 +9,7 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,8 @@ _WORDS = {"str", "repr", "ascii", "format", "format_map", "__str__", "__repr__",
 _OF_WORDS = (
     "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE", "BINARY_MODULO",
 )  # fmt: skip
+#: Those that go elsewhere with what was computed, by how they begin.
+_ELSEWHERE = "STORE_", "POP_TOP", "RETURN_", "YIELD_", "JUMP_", "POP_JUMP_"
 
 
 class Called(NamedTuple):
@@ -151,8 +153,19 @@ def is_users(module: str) -> bool:
 
 
 def _formats(code: types.CodeType) -> bool:
-    """Whether a function puts objects into texts, by f"{x}" or, as far as one sees, text % x."""
-    return any(i.opname in _OF_WORDS or i.argrepr == "%" for i in dis.get_instructions(code))
+    """Whether a function puts objects into texts, by f"{x}" or, as far as one sees, text % x; not
+    for the message of an error, which ends all."""
+    steps = [*dis.get_instructions(code)]
+    asking = (k for k, s in enumerate(steps) if s.opname in _OF_WORDS or s.argrepr == "%")
+    return not all(_is_raised(steps[k:]) for k in asking)
+
+
+def _is_raised(steps: Sequence[dis.Instruction]) -> bool:
+    """Whether what the first instruction computes goes into an error that is raised."""
+    for step in steps:
+        if step.opname == "RAISE_VARARGS" or step.opname.startswith(_ELSEWHERE):
+            return step.opname == "RAISE_VARARGS"
+    return False
 
 
 def _operands(code: types.CodeType, *instructions: str) -> tuple[str, ...]:

@@ -71,13 +71,29 @@ def neighbors(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:
 
 
 def share(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors may have a number in common: where they lie by turns, as the columns of a
+    """Whether two tensors have a number in common: where they lie by turns, as the columns of a
     matrix do, they have none."""
     start, begin = one.data_ptr(), other.data_ptr()
     if max(start, begin) >= min(start + reach(one), begin + reach(other)):
         return False
     step = math.gcd(*(s for t in (one, other) for n, s in zip(t.shape, t.stride()) if n > 1))
-    return not step or one.dtype != other.dtype or (start - begin) % (step * one.itemsize) == 0
+    if not step or one.dtype != other.dtype or (start - begin) % one.itemsize:
+        return True
+    if (start - begin) % (step * one.itemsize):
+        return False
+    if start > begin:
+        return share(other, one)
+    taken = _spots(one)[(begin - start) // one.itemsize :]
+    count = min(len(taken), len(spots := _spots(other)))
+    return bool((taken[:count] & spots[:count]).any())
+
+
+def _spots(tensor: torch.Tensor) -> torch.Tensor:
+    """Which of the numbers from a tensor's first to its last are its own."""
+    spots = torch.zeros(reach(tensor) // tensor.itemsize, dtype=torch.bool)
+    sizes = [n if stride else 1 for n, stride in zip(tensor.shape, tensor.stride())]
+    spots.as_strided(sizes, tensor.stride()).fill_(True)
+    return spots
 
 
 def reach(tensor: torch.Tensor) -> int:
@@ -89,8 +105,8 @@ def reach(tensor: torch.Tensor) -> int:
 
 
 def folds(tensor: torch.Tensor) -> bool:
-    """Whether numbers of a tensor share memory: more of them than there is room."""
-    return tensor.numel() * tensor.itemsize > reach(tensor)
+    """Whether numbers of a tensor share memory."""
+    return tensor.numel() > int(_spots(tensor).sum())
 
 
 def borders(extents: Iterable[tuple[int, int]]) -> list[int]:

@@ -84,7 +84,7 @@ class Place:
         except (AttributeError, ValueError):
             return NOTHING
         if isinstance(holder, dict):
-            return holder.get(self.key, NOTHING)
+            return dict.get(holder, self.key, NOTHING)  # whatever `get` is the user's
         return holder[self.key] if self.key < len(holder) else NOTHING
 
     def tensor(self) -> torch.Tensor | None:

@@ -68,8 +68,6 @@ _NOT_MAKING = frozenset([
 _OPAQUE = logging.Logger, logging.Handler
 #: Attributes of classes that may lead to code, besides functions and objects of the user's.
 _HOLDERS = type, list, tuple, dict, deque
-#: How an entry of a dict is called.
-_ENTRY = "[{!r}]"
 #: Whose code is known to get at fields by their names, or at all that hold tensors and modules.
 _KNOWN = "torch", "tinygrad_ee559"
 
@@ -149,7 +147,7 @@ class State:
         self.frozen: dict[int, bool] = {}
         self.kinds: list[tuple[str, Any]] = []
         self._seen: dict[int, tuple[int, Any]] = {}  # by id, numbered as they were found
-        self._keyed: list[tuple[dict[Any, Any], str]] = []  # dicts with tensors for keys
+        self._keys: list[tuple[Tensor, str]] = []  # of dicts
         self._classes: dict[type, str] = {}  # of the objects that were found
         self._makers: dict[type, str] = {}  # of objects that may be made
         self._fields: list[_Fields] = []
@@ -330,7 +328,7 @@ class State:
                 self._fields.append(_Fields(vars(value), path, False, set()))
         else:
             if isinstance(value, dict):
-                self._dict(value, path, _ENTRY)
+                self._dict(value, path, "[{!r}]")
             elif isinstance(value, (list, tuple, deque)):
                 self.containers.append((value, len(value), path))
                 for i, item in enumerate(value):
@@ -338,29 +336,17 @@ class State:
             self._instance(value, path)
 
     def _dict(self, fields: dict[Any, Any], path: str, style: str) -> None:
-        """Look at the entries of a dict, or at an object's fields: these by their names, in
-        whatever order they were set."""
         self.containers.append((fields, len(fields), path))
-        entries = list(fields.items())
-        if style != _ENTRY:
-            entries.sort(key=_by_name)
-        for key, value in entries:
-            if not isinstance(key, Tensor):
-                name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
-                self._visit(value, Place(fields, key, name))
-        if any(isinstance(key, Tensor) for key in fields):
-            self._keyed.append((fields, path))
+        for key, value in list(fields.items()):
+            name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
+            self._visit(value, Place(fields, key, name))
+            if isinstance(key, Tensor):
+                self._keys.append((key, name))
 
-    def _look_at_keyed(self) -> None:
-        """Look at the entries of which tensors are the keys, in the order in which these were found
-        elsewhere: what is kept for a parameter may have been put there before or after others."""
-        while self._keyed:
-            fields, path = self._keyed.pop()
-            keys = [key for key in fields if isinstance(key, Tensor)]
-            for key in sorted(keys, key=lambda key: self._seen.get(id(key), (math.inf,))[0]):
-                name = f"{path}[...]"
-                self._visit(fields[key], Place(fields, key, name))
-                self._leaf(key, name)
+    def _look_at_keys(self) -> None:
+        """Look at tensors that are keys, last of all: others tell which they are."""
+        while self._keys:
+            self._leaf(*self._keys.pop(0))
 
     def _instance(self, value: Any, path: str) -> None:
         kind: Any = type(value)
@@ -420,7 +406,7 @@ class State:
             self._look_at_methods()
             self._look_at_fields()
             if before == self._extent():
-                self._look_at_keyed()
+                self._look_at_keys()
 
     def _extent(self) -> tuple[Any, ...]:
         """How far the search has come."""
@@ -437,7 +423,7 @@ class State:
         for entries, path, plain, found in list(self._fields):
             own = entries is getattr(self._owner.object, "__dict__", None)
             names = self._names_for(self._owner.kind, self._named) if own else self._named
-            for name, value in sorted(entries.items(), key=_by_name):
+            for name, value in list(entries.items()):
                 if name in found:
                     continue
                 if self._any_name or name in names or (plain and not _is_plain(value)):
@@ -480,10 +466,6 @@ class State:
         if name in _DESCRIBING:
             return self._any_words
         return name not in _MAKING or self._any_class or kind in self._makers
-
-
-def _by_name(field: tuple[Any, Any]) -> str:
-    return str(field[0])
 
 
 def _may_make(function: types.FunctionType) -> bool:

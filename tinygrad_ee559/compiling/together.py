@@ -175,22 +175,21 @@ class Together:
         capture = self._capture
         positions = {place: i for i, place in enumerate(states[captured].tensors)}
         left = [effect for effect in capture.effects if isinstance(effect, Effect)]
-        counterparts = [_counterparts(states[captured], state) for state in states]
-        for place in (
-            *(effect.place for effect in left),
-            *(place for place, _, _ in capture.moves),
-        ):
-            if place not in counterparts[0]:
+        for place in (*capture.replaced, *capture.sources, *sum(capture.shared, ())):
+            if isinstance(place, Place) and place not in positions:
                 raise CaptureError(
-                    f"the steps of an ensemble leave something in {place}, to which nothing leads "
-                    "after them; let them do without"
+                    f"the steps of an ensemble take a tensor away from {place}, or put something "
+                    "else there; leave a tensor there, or do it in none of them"
                 )
         #: Each effect, and its places, member by member.
         self._effects = [
-            (effect, [known[effect.place] for known in counterparts]) for effect in left
+            (effect, [state.tensors[positions[effect.place]] for state in states])
+            for effect in left
         ]
-        #: Where tensors are taken away.
-        self._emptied = [known[place] for known in counterparts for place, _, _ in capture.moves]
+        #: Where gradients are taken away.
+        self._emptied = [
+            state.tensors[positions[place]] for state in states for place, _, _ in capture.moves
+        ]
         self._stacks: dict[int, torch.Tensor] = {}
         self._shared: dict[int, Shared] = {}
         #: Pairs of places that have to have the same tensor.
@@ -393,13 +392,6 @@ def _share_what_changes(what: str) -> CaptureError:
         f"members of an ensemble share {what}, and their steps change it; give each member its own "
         "model and optimizer"
     )
-
-
-def _counterparts(of: State, other: State) -> dict[Place, Place]:
-    """The places of one member, and which of another member correspond to them."""
-    pairs = [*zip(of.tensors, other.tensors)]
-    pairs += [(one, two) for (one, _), (two, _) in zip(of.values, other.values)]
-    return dict(pairs)
 
 
 def _fits(tensor: torch.Tensor | None, part: torch.Tensor) -> TypeGuard[torch.Tensor]:

@@ -128,12 +128,15 @@ class Adam(Optimizer):
     ) -> list[list[torch.Tensor]]:
         """Steps, averages, squares and, for amsgrad, the largest; made where there were none."""
         steps, averages, squares, largest = self.steps, self.averages, self.squares, self.largest
+        before = len(steps), len(largest)
         for p, value in zip(params, values):
             if p not in steps:
                 steps[p] = torch.zeros_like(_ONE)
                 averages[p], squares[p] = torch.zeros_like(value), torch.zeros_like(value)
             if amsgrad and p not in largest:
                 largest[p] = torch.zeros_like(value)
+        if (len(steps), len(largest)) != before:
+            self._put_in_order()
         kept = [steps, averages, squares, largest] if amsgrad else [steps, averages, squares]
         return [[values_of[p] for p in params] for values_of in kept]
 

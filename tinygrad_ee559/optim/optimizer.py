@@ -124,6 +124,16 @@ class Optimizer:
             grads = [p.grad.as_torch() for p in params if p.grad is not None]
         return params, values, grads, numbers
 
+    def _put_in_order(self) -> None:
+        """Have what is kept in the order of the parameters, whichever of them was the first to
+        learn: members of an ensemble are alike then."""
+        order = [p for group in self.param_groups for p in group["params"]]
+        for attribute in self._kept.values():
+            kept = getattr(self, attribute)
+            found = {p: kept[p] for p in order if p in kept}
+            kept.clear()
+            kept.update(found)
+
     def _names(self, group: Mapping[str, Any]) -> Iterable[str]:
         """What is kept for each parameter of a group, once it was updated."""
         return self._kept
@@ -174,7 +184,8 @@ class Optimizer:
         kept: dict[str, dict[Tensor, torch.Tensor]] = {name: {} for name in self._kept}
         problems = []
         for group, saved in zip(self.param_groups, saved_groups):
-            options = {name: value for name, value in saved.items() if name != "params"}
+            names = dict.fromkeys((*group, *saved))  # in the order that this group has
+            options = {name: saved[name] for name in names if name in saved and name != "params"}
             problems += [f"{name} is missing" for name in self.defaults if name not in options]
             ours = self.defaults.keys() | SCHEDULED
             needed = self._names({**group, **options})
@@ -184,7 +195,8 @@ class Optimizer:
                 if name not in ours | _SWITCHES and value
             ]
             known = {name: value for name, value in options.items() if name in ours}
-            groups.append({**copy.deepcopy(known), "params": group["params"]})
+            loaded = {**copy.deepcopy(known), "params": group["params"]}
+            groups.append({name: loaded[name] for name in names if name in loaded})
             for p, number in zip(group["params"], saved["params"]):
                 state = {
                     name: Tensor(value).as_torch()

@@ -122,4 +122,6 @@ class SGD(Optimizer):
         for p, g in zip(params, grads):
             if p not in known:
                 known[p] = g.clone()
+        if len(old) < len(params):
+            self._put_in_order()
         return [known[p] for p in params]

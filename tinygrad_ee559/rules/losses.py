@@ -75,28 +75,40 @@ def _mse_loss(
 # ---------------------------------------------------------------- losses of classes
 
 
+def _converted(g: Any, x: Any, weight: Any) -> tuple[Any, Any]:
+    """As autocast has converted them on the way in; no gradient depends on their history."""
+    return x.detach().to(g.dtype), None if weight is None else weight.detach().to(g.dtype)
+
+
 def _nll_gradient(
     g: Any, _y: Any, x: Any, target: Any,
     weight: Any = None, reduction: int = _MEAN, ignore_index: int = -100,
 ) -> Any:  # fmt: skip
     """A mean is over the sum of the weights, which is cheaper added up again than kept."""
-    x = x.detach().to(g.dtype)  # its gradient does not depend on it, and autocast converts it
+    x, weight = _converted(g, x, weight)
     total = ops.nll_loss_forward(x, target, weight, reduction, ignore_index)[1]
     return ops.nll_loss_backward(g, x, target, weight, reduction, ignore_index, total)
+
+
+def _nll_backward(
+    kernel: Any, g: Any, x: Any, target: Any, weight: Any, reduction: int, ignore: int, total: Any
+) -> Any:
+    x, weight = _converted(g, x, weight)
+    return kernel(g, x, target, weight, reduction, ignore, total.detach())
 
 
 rule(kernels.nll_loss, _nll_gradient)
 rule(
     aten.nll_loss_forward,
-    lambda g, y, x, target, weight, reduction, ignore_index: ops.nll_loss_backward(
-        g[0], x.detach().to(g[0].dtype), target, weight, reduction, ignore_index, y[1].detach()
+    lambda g, y, x, target, weight, reduction, ignore_index: _nll_backward(
+        ops.nll_loss_backward, g[0], x, target, weight, reduction, ignore_index, y[1]
     ),
     first_only=True,
 )
 rule(
     aten.nll_loss2d_forward,  # of images
-    lambda g, y, x, target, weight, reduction, ignore_index: ops.nll_loss2d_backward(
-        g[0], x.detach().to(g[0].dtype), target, weight, reduction, ignore_index, y[1].detach()
+    lambda g, y, x, target, weight, reduction, ignore_index: _nll_backward(
+        ops.nll_loss2d_backward, g[0], x, target, weight, reduction, ignore_index, y[1]
     ),
     first_only=True,
 )
