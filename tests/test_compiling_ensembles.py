@@ -995,7 +995,9 @@ def test_fields_that_were_set_in_another_order(interpreted):
 
 
 @pytest.mark.parametrize(
-    "keys", [("gain", "shift"), ((1, "w"), (1, "b")), (torch.sin, torch.cos), (len, "a")], ids=str
+    "keys",
+    [("gain", "shift"), ((1, "w"), (1, "b")), (torch.sin, torch.cos), (len, "a")],
+    ids=["words", "tuples", "functions", "mixed"],
 )
 def test_entries_that_were_set_in_another_order(interpreted, keys):
     def member(names):
