@@ -130,7 +130,7 @@ class Optimizer:
         order = [p for group in self.param_groups for p in group["params"]]
         for attribute in self._kept.values():
             kept = getattr(self, attribute)
-            found = {p: kept[p] for p in order if p in kept}
+            found = {**{p: kept[p] for p in order if p in kept}, **kept}
             kept.clear()
             kept.update(found)
 
