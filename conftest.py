@@ -1,5 +1,6 @@
 """What all tests share, the examples in docstrings, docs/ and Markdown pages included."""
 
+import signal
 from unittest.mock import patch
 
 import pytest
@@ -32,3 +33,11 @@ def _examples_write_to_a_folder_of_their_own(request, monkeypatch):
     """An example that draws to "graph.svg", as a reader would, leaves nothing in the repository."""
     if isinstance(request.node, pytest.DoctestItem):
         monkeypatch.chdir(request.getfixturevalue("tmp_path"))
+
+
+@pytest.fixture
+def ctrl_c():
+    """Have Ctrl-C interrupt a test where it would not: in jobs that a shell runs behind others."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

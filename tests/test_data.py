@@ -374,6 +374,7 @@ def interrupt():
     [(lambda: None, DataFileError), (interrupt, KeyboardInterrupt)],
     ids=["broken off", "interrupted"],
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_half_a_download_leaves_nothing_behind(
     tmp_path, mirror, published, monkeypatch, halfway, error
 ):

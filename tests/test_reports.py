@@ -265,6 +265,7 @@ def test_killed_at_twenty_random_moments_it_ends_in_the_same_table(written, tmp_
     assert not list(tmp_path.rglob("*.training"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_keeps_what_is_done(tmp_path, written):
     command = [sys.executable, "-m", "tinygrad_ee559", "reports", "5", "--quick", "--out", tmp_path]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
