@@ -449,7 +449,8 @@ def under_autocast(library, function, order, create_graph=False):
     wrap = tg.Tensor if library is tg else torch.Tensor.clone
     x, w, b = (wrap(t).requires_grad_() for t in made)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = function(x, w, b).float().square().mean()
+        result = function(x, w, b)
+        loss = result.float().square().mean()
         if order == "inside":
             loss.backward(create_graph=create_graph)
     if order == "outside":
@@ -459,7 +460,8 @@ def under_autocast(library, function, order, create_graph=False):
         assert x.grad.requires_grad
         return [total]
     assert x.grad.dtype == torch.float32
-    return [x.grad, w.grad]
+    grads = [x.grad, torch.zeros(()) if w.grad is None else w.grad]
+    return [result.detach(), *grads]
 
 
 LABELS = torch.tensor([0, 1, 2, 3, 1])
@@ -484,11 +486,14 @@ FROZEN = torch.nn.Parameter(torch.linspace(-1, 1, 8).view(2, 4), requires_grad=F
         lambda x, w, b: torch.stack([x, x]) @ w.T,
         lambda x, w, b: x @ torch.stack([w, w]).mT,
         lambda x, w, b: torch.nn.functional.linear(x @ w.T, FROZEN),
+        lambda x, w, b: torch.nn.functional.bilinear(x, x, w.reshape(1, 4, 3)[:, :3]),
+        lambda x, w, b: torch.cdist(x.bfloat16(), w.bfloat16()),
+        lambda x, w, b: torch.linalg.lstsq(x.bfloat16(), (w @ x.T).T.bfloat16()).solution,
     ],
     ids=[
         "linear", "matmul", "bmm", "twice", "addmm", "einsum", "cross_entropy", "nll_loss",
         "nll_loss with weights", "batches on the left", "batches on the right",
-        "a frozen parameter of torch's",
+        "a frozen parameter of torch's", "bilinear", "cdist", "lstsq",
     ],
 )
 def test_autocast(function, order):

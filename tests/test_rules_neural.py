@@ -210,6 +210,19 @@ def test_losses_of_classes(shape, weighted, ignore_index, reduction):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    "target",
+    [[[0, 1, -1, -1], [3, -1, 1, 2], [-1, 0, 1, 2]], [[2, 2, 1, 0]] * 3, [1, -1, 0, 2]],
+    ids=["ended", "repeated", "one sample"],
+)
+def test_margins_of_several_classes(target, reduction):
+    target = torch.tensor(target)
+    (x,) = random(target.shape)
+    options = {"reduction": reduction}
+    assert_same_gradients(F.multilabel_margin_loss, (x, target), options, order=1)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("shape", [(4,), (6, 4), (2, 4, 3)], ids=str)
 def test_cross_entropy_of_probabilities(shape, label_smoothing, reduction):

@@ -271,6 +271,7 @@ def _lstsq(input: Any, b: Any, rcond: Any = None, *, driver: str | None = None) 
 def _lstsq_gradients(g: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
     """Those of A⁺ B and, where there are some, of the squared lengths of the columns of A X - B."""
     vector = b.ndim < a.ndim
+    a, b = a.to(y[0].dtype), b.to(y[0].dtype)  # as autocast has converted them
     x, b, gx = (t.unsqueeze(-1) if vector else t for t in (y[0], b, g[0]))
     p = torch.linalg.pinv(a)
     ga, gb = _pinv_gradient(gx @ b.mH, p, a), p.mH @ gx

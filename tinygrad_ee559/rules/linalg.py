@@ -82,7 +82,8 @@ def _trilinear(
     dims1, dims2, dims3, out = (
         [d for d in dims if d not in missing] for missing in (expand1, expand2, expand3, sumdim)
     )
-    return torch.einsum(i1, dims1, i2, dims2, i3, dims3, out)
+    with torch.autocast(i1.device.type, enabled=False):  # which does not convert these
+        return torch.einsum(i1, dims1, i2, dims2, i3, dims3, out)
 
 
 # ------------------------------------------------ systems of equations, determinants
@@ -162,9 +163,11 @@ def _slogdet_gradient(g: Any, sign: Any, a: Any) -> Any:
 
 # --------------------------------------------------------------------- distances
 
-composed(torch.cdist)(
-    lambda x1, x2, p=2.0, compute_mode="": torch.linalg.vector_norm(
-        x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1))
+@composed(torch.cdist)
+def _cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str = "") -> Any:
+    if torch.is_autocast_enabled(x1.device.type):
+        x1, x2 = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (x1, x2))
+    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
 @composed(torch.pdist)

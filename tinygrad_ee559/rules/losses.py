@@ -192,6 +192,25 @@ rule(
     ),
 )
 
+
+@composed(aten.multilabel_margin_loss_forward)
+def _multilabel_margin_loss(input: Any, target: Any, reduction: int) -> Any:
+    """By how much classes that are wanted are not 1 above the others, for all such pairs.
+
+    The targets end at the first -1. (What torch's own decomposition gives is not this.)
+    """
+    classes = input.shape[-1]
+    given = (target >= 0).cumprod(-1).bool()
+    others = F.one_hot(target.where(given, classes), classes + 1).amax(-2)[..., :classes] == 0
+    wanted = input.gather(-1, target.where(given, 0))
+    short = torch.relu(1 - wanted.unsqueeze(-1) + input.unsqueeze(-2))
+    pairs = given.unsqueeze(-1) & others.unsqueeze(-2)
+    loss = torch.where(pairs, short, 0).sum((-2, -1)) / classes
+    if reduction != REDUCTIONS["none"]:
+        loss = loss.mean() if reduction == _MEAN else loss.sum()
+    return loss, (~others).to(input.dtype)
+
+
 # ------------------------------------------------- connectionist temporal classification
 
 rule(

@@ -31,7 +31,8 @@ rule(
 @composed(torch.bilinear)
 def _bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     """y[k] = x1ᵀ weight[k] x2 + bias[k]."""
-    y = torch.einsum("...i,kij,...j->...k", input1, weight, input2)
+    with torch.autocast(input1.device.type, enabled=False):  # which does not convert these
+        y = torch.einsum("...i,kij,...j->...k", input1, weight, input2)
     return y if bias is None else y + bias
 
 
