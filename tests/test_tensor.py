@@ -204,13 +204,24 @@ class Slotted(tg.Tensor):
         self.label = label
 
 
+class Described:
+    pass
+
+
+class Mixed(Named, Described):
+    pass
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("kind", [Named, Slotted])
+@pytest.mark.parametrize("kind", [Named, Slotted, Mixed])
 def test_copies_of_subclasses_have_their_fields(kind, copied):
     label = ["a"]
-    x = copied(kind([1.0, 2.0], label, requires_grad=True))
+    original = kind([1.0, 2.0], label, requires_grad=True)
+    x = copied(original)
     assert type(x) is kind and x.requires_grad and x.label == ["a"]
     assert (x.label is label) == (copied is copy.copy)
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [2, 4] and original.grad is None
 
 
 class Pickled(tg.Tensor):

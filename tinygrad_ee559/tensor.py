@@ -223,7 +223,8 @@ class Tensor:
             return {}
         slots = [
             name
-            for kind in type(self).__mro__[: -len(Tensor.__mro__)]
+            for kind in type(self).__mro__
+            if kind not in Tensor.__mro__
             for name, slot in vars(kind).items()
             if isinstance(slot, MemberDescriptorType) and hasattr(self, name)
         ]
