@@ -319,6 +319,15 @@ def test_train_and_eval_reach_all_modules():
     assert block.eval() is block
     assert not any(module.training for module in block.modules())
     assert all(module.training for module in block.train().modules())
+    assert "training" not in vars(block)  # it is what it was, for whoever compares
+
+
+def test_a_module_that_is_not_trained_from_the_beginning():
+    class Fixed(nn.Module):
+        training = False
+
+    module = Fixed()
+    assert module.train().training and not module.eval().training
 
 
 def test_zero_grad_and_requires_grad_():

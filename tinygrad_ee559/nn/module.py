@@ -261,7 +261,10 @@ class Module:
     def train(self: Self, mode: bool = True) -> Self:
         """Set `training` here and in all modules inside."""
         for module in self.modules():
-            module.training = mode
+            if mode == type(module).training:
+                vars(module).pop("training", None)  # so that it is what it was before
+            else:
+                module.training = mode
         return self
 
     def eval(self: Self) -> Self:
