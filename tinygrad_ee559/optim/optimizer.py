@@ -220,9 +220,13 @@ class Optimizer:
             raise StateDictError(
                 f"this state dict does not fit {type(self).__name__}; {'; '.join(problems)}"
             )
-        self.param_groups = groups
+        for group, loaded in zip(self.param_groups, groups):  # the same dicts: programs know them
+            group.clear()
+            group.update(loaded)
         for name, attribute in self._kept.items():
-            setattr(self, attribute, kept[name])
+            values = getattr(self, attribute)
+            values.clear()
+            values.update(kept[name])
 
 
 def acts(factor: Any) -> bool:
