@@ -181,6 +181,39 @@ def test_a_function_that_never_does_the_same_twice_is_heard_of():
     assert pair.programs == 0
 
 
+def test_what_is_rare_among_calls_of_programs_is_not_complained_of(interpreted):
+    kept = {}
+
+    def step(x):
+        mean = kept.setdefault("mean", torch.zeros(()))
+        mean.mul_(0.9).add_(x.mean())
+        return x - mean
+
+    fast = tg.compile(step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epoch in range(20):
+            kept.clear()
+            for _ in range(5):
+                fast(torch.ones(4))
+            fast(torch.ones(5 + epoch))
+    assert len(fast.programs) == 1
+
+
+def test_changes_of_another_object_in_each_call_are_refused(interpreted):
+    counters = [{"calls": 0}]
+
+    def step(x):
+        counters[0]["calls"] += 1
+        return x * 2
+
+    fast = tg.compile(step)
+    with pytest.raises(errors.CaptureError, match=r"changes more than tensors .*\(0, then 1\)"):
+        for _ in range(16):
+            counters[0] = {"calls": 0}
+            fast(torch.ones(2))
+
+
 def test_tensors_that_are_replaced_in_each_call_are_named():
     w = torch.zeros(3)
     batches = iter(torch.ones(20, 3).unbind())

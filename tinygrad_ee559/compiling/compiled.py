@@ -161,6 +161,7 @@ class Compiled(Caller):
             if inputs is not None:
                 if i:
                     self.programs.insert(0, self.programs.pop(i))
+                self._runs.rested = True
                 return program, inputs
         return None
 

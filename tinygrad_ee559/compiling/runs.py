@@ -18,7 +18,7 @@ from tinygrad_ee559.tensor import Tensor
 
 #: After so many runs in which a function changed the same thing that is no tensor, it will go on.
 PATIENCE = 4
-#: After so many runs of which no two did the same, users should hear of it.
+#: After so many runs of which no two did the same, or such changes, users should hear of it.
 MANY = 16
 #: A run is compared with so many before it.
 COMPARED = 256
@@ -30,13 +30,21 @@ _WHERE = re.compile(r"(?:(?P<path>.+) of|tensor) \d+(?: at \d+)? (?P<look>torch\
 
 
 class Runs:
-    """The runs of one function."""
+    """The runs of one function.
+
+    Attributes:
+        function: the function.
+        rested: whether a program has run in its place since.
+    """
 
     def __init__(self, function: Any) -> None:
         self.function = function
+        self.rested = False
         self._name = getattr(function, "__name__", type(function).__name__)
         #: What runs did of which no other did the same, and tensors that it names by their id.
         self._alone: dict[str, list[torch.Tensor]] = {}
+        #: How many of these there were one after the other.
+        self._in_a_row = 0
         #: How many runs have changed something besides tensors, by where, since one did not.
         self._restless: dict[Place, int] = {}
 
@@ -47,10 +55,14 @@ class Runs:
             CaptureError: it goes on changing more than tensors.
         """
         capture = Capture(self.function, args, kwargs)
+        if self.rested:
+            self.rested = False
+            self._in_a_row = 0
+            self._restless.clear()
         if capture.changes:
             for place in {change.where for change in capture.changes}:
                 self._restless[place] = self._restless.get(place, 0) + 1
-            if max(self._restless.values()) >= PATIENCE:
+            if max(self._restless.values()) >= PATIENCE or len(self._restless) >= MANY:
                 raise CaptureError(
                     f"{self._name} changes more than tensors in every call, and that is not part "
                     f"of a program: {_in_words(capture.changes)}. Do it outside, or keep it in a "
@@ -59,15 +71,17 @@ class Runs:
             return capture, False
         self._restless.clear()
         if capture.text in self._alone:
+            self._in_a_row = 0
             return capture, True
         self._alone[capture.text] = [t for t in capture.sources if isinstance(t, torch.Tensor)]
-        if len(self._alone) == MANY:
+        self._in_a_row += 1
+        if self._in_a_row == MANY:
             warnings.warn(
                 f"{self._name} did something else in each of {MANY} calls, so it was not compiled. "
                 f"{_difference(*list(self._alone)[-2:])}",
                 stacklevel=4,
             )
-        elif len(self._alone) > COMPARED:
+        if len(self._alone) > COMPARED:
             del self._alone[next(iter(self._alone))]
         return capture, False
 
