@@ -160,6 +160,45 @@ def test_hooks_of_leaves(interpreted):
     assert w.grad.tolist() == [1, 1]
 
 
+def test_hooks_after_one_that_was_removed(interpreted):
+    w = tg.Tensor([1.0, 2.0], requires_grad=True)
+    w.register_hook(lambda g: g * 3).remove()
+    fast = compiled(training(w), torch.ones(2))
+    w.register_hook(lambda g: g * 10)
+    fast(torch.ones(2))
+    assert w.grad.tolist() == [10, 10]
+
+
+class Term:
+    def __init__(self, power):
+        self.power = power
+
+
+def test_fields_of_keys(interpreted):
+    term = Term(1)
+    terms = {term: torch.ones(2)}
+    fast = compiled(lambda x: sum(w * x**t.power for t, w in terms.items()), torch.full((2,), 2.0))
+    term.power = 3
+    assert fast(torch.full((2,), 2.0)).tolist() == [8, 8]
+
+
+class Config(dict):
+    def __getitem__(self, key):
+        value = super().__getitem__(key)
+        return Config(value) if isinstance(value, dict) else value
+
+
+def test_entries_that_a_dict_wraps(interpreted):
+    config = Config(scale={"by": 2.0})
+    fast = compiled(lambda x: x * config["scale"]["by"], torch.ones(2))
+    (program,) = fast.programs
+    admitted = len(program.conditions)
+    fast(torch.ones(2))
+    assert len(program.conditions) == admitted
+    config["scale"] = {"by": 3.0}
+    assert fast(torch.ones(2)).tolist() == [3, 3]
+
+
 def test_rules_that_stand_in_for_others(interpreted):
     w = tg.Tensor([1.0, 2.0], requires_grad=True)
     fast = compiled(training(w, lambda w, x: torch.relu(w * x)), torch.ones(2))

@@ -1,8 +1,12 @@
 """Ensembles train their members as if each were trained alone."""
 
 import copy
+import enum
 import importlib
+import operator
 import pickle
+from datetime import timedelta
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -550,7 +554,7 @@ def test_members_may_not_share_what_they_change(interpreted):
     ("layers", "message"),
     [
         ((3, 9, 2), "out_features is 9 in member 1, and 8 in"),
-        ((3, 8, 8, 2), r"alike, .*; only member 1 has model\.layers\[3\]"),
+        ((3, 8, 8, 2), r"only member 1 has model\.layers\[3\]"),
     ],
 )
 def test_members_have_to_be_alike(interpreted, layers, message):
@@ -632,9 +636,12 @@ def test_shapes_and_numbers_of_tensors_have_to_be_alike(interpreted):
     def member(*tensors):
         return lambda x: sum((t.sum() for t in tensors), x)
 
-    for others in ([torch.ones(3)], [torch.ones(2), torch.ones(2)]):
+    for others, message in (
+        ([torch.ones(3)], "have to be alike"),
+        ([torch.ones(2), torch.ones(2)], r"only member 1 has tensors\[1\]"),
+    ):
         ensemble = tg.ensemble([member(torch.ones(2)), member(*others)])
-        with pytest.raises(errors.CaptureError, match="have to be alike"):
+        with pytest.raises(errors.CaptureError, match=message):
             ensemble.loop(torch.ones(4, 2))
 
 
@@ -684,7 +691,7 @@ def test_tensors_over_parts_of_one_memory(interpreted, way):
         steps = [member(memory[:4], apart[0]), member(memory[2:6], apart[1])]
     else:
         steps = [member(*apart[:2]), member(memory[:4], memory[1:5])]
-    with pytest.raises(errors.CaptureError, match=r"share one, of shape \[4\]|shares memory"):
+    with pytest.raises(errors.CaptureError, match=r"one memory|share one, of shape|shares memory"):
         tg.ensemble(steps).loop(torch.ones(3, 2, 4))
 
 
@@ -1010,11 +1017,38 @@ def test_entries_that_were_set_in_another_order(interpreted, keys):
             ensemble(torch.ones(2, 4))
 
 
-@pytest.mark.parametrize("kind", ["name", "id", "id of the value"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda a: a, lambda a: id(a), lambda a: a.data, lambda a: id(a.data),
+        lambda a: (a.requires_grad_(), a)[1], lambda a: id(a.requires_grad_()),
+    ],
+    ids=["tensor", "id", "value", "id of the value", "leaf", "id of the leaf"],
+)  # fmt: skip
+def test_entries_by_tensor_that_were_set_in_another_order(interpreted, key):
+    def member(backwards):
+        pair = [tg.Tensor([2.0]), tg.Tensor([3.0])]
+        kept = {key(a): torch.tensor(5.0 * i) for i, a in enumerate(pair)}
+        kept = dict(reversed(kept.items())) if backwards else kept
+
+        def step(x):
+            for a, value in zip(pair, kept.values()):
+                x = x * a + value
+            return x.detach()
+
+        return step
+
+    ensemble = tg.ensemble([member(False), member(True)])
+    with pytest.raises(errors.CaptureError, match="kept has its entries, or its fields, in"):
+        for _ in range(3):
+            ensemble(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("kind", ["id", "id of the value"])
 def test_entries_that_every_member_has_names_of_its_own_for(interpreted, kind):
     def member(i):
         weight = tg.Tensor([1.0 + i], requires_grad=True)
-        key = {"name": f"w{i}", "id": id(weight), "id of the value": id(weight.data)}[kind]
+        key = {"id": id(weight), "id of the value": id(weight.data)}[kind]
         kept = {key: torch.tensor(2.0 * i)}
 
         def step(x):
@@ -1027,6 +1061,109 @@ def test_entries_that_every_member_has_names_of_its_own_for(interpreted, kind):
     ensemble, x = tg.ensemble(steps), torch.full((3, 2), 2.0)
     for _ in range(5):
         assert torch.equal(ensemble(x).data, torch.stack([step(x[0]).data for step in steps]))
+
+
+def refused(member, message):
+    ensemble = tg.ensemble([member(0), member(1)])
+    with pytest.raises(errors.CaptureError, match=message):
+        for _ in range(3):
+            ensemble(torch.ones(2, 4))
+
+
+def of_entries(i):
+    gains, shifts = [torch.ones(4)], [torch.ones(4), torch.ones(4)]
+    gains, shifts = (shifts, gains) if i else (gains, shifts)
+    return lambda x: x * sum(gains) + sum(shifts)
+
+
+def of_groups(i):
+    factors = [tg.Tensor(torch.ones(4), requires_grad=True) for _ in range(3)]
+    decaying, others = factors[: 1 + i], factors[1 + i :]
+    groups = [{"params": decaying, "weight_decay": 0.5}, {"params": others}]
+    optimizer = tg.optim.SGD(groups, lr=0.1)
+
+    def step(x):
+        optimizer.zero_grad()
+        (x * factors[0] * factors[1] * factors[2]).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def of_layers(i):
+    layers = {name: nn.Linear(4, 4) for name in (("gain", "skip") if i else ("gain", "shift"))}
+    return lambda x: sum(layer(x) for name, layer in layers.items() if name != "skip").detach()
+
+
+def of_none(i):
+    gain, shift = (None, torch.ones(4)) if i else (torch.ones(4), None)
+    return lambda x: x + shift if gain is None else x * gain
+
+
+def of_fields(i):
+    module = nn.Module()
+    setattr(module, "shift" if i else "gain", nn.Parameter(torch.ones(4)))
+    return lambda x: (x * module.gain if hasattr(module, "gain") else x + module.shift).detach()
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (of_entries, r"only member 1 has gains\[1\]"),
+        (of_groups, r"only member 1 has .*param_groups\[0\]\['params'\]\[1\]"),
+        (of_layers, r"member 1 has layers\['skip'\] where the first has layers\['shift'\]"),
+        (of_none, "gain is None in member 1, and a tensor in the first"),
+        (of_fields, "member 1 has module.shift where the first has module.gain"),
+    ],
+)
+def test_tensors_that_are_elsewhere_in_members(interpreted, member, message):
+    refused(member, message)
+
+
+class Kind(enum.Enum):
+    SCALED = 1
+    SQUARED = 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "act"),
+    [
+        (frozenset("a"), frozenset("b"), lambda v, x: x * 2 if "a" in v else x),
+        (Fraction(1, 2), Fraction(1, 3), lambda v, x: x * float(v)),
+        (operator.itemgetter(0), operator.itemgetter(1), lambda v, x: x * v((2.0, 3.0))),
+        (torch.Tensor.relu, torch.Tensor.tanh, lambda v, x: v(x)),
+        ("a".__contains__, "b".__contains__, lambda v, x: x * 2 if v("a") else x),
+        (Kind.SCALED, Kind.SQUARED, lambda v, x: x * 2 if v is Kind.SCALED else x * x),
+        (timedelta(1), timedelta(2), lambda v, x: x * v.days),
+    ],
+    ids=["set", "fraction", "itemgetter", "method", "bound method", "enum", "timedelta"],
+)
+def test_constants_that_differ_in_members(interpreted, one, other, act):
+    def member(i):
+        value = other if i else one
+        return lambda x: act(value, x)
+
+    refused(member, "value is .* in member 1, and .* in the first")
+
+
+def test_members_that_are_evaluated_between_steps(interpreted):
+    ensembles = Ensembles.of(3)
+    for _ in range(3):
+        ensembles.step()
+        model = ensembles.ours[1].model.eval()
+        model(torch.ones(1, 3))
+        model.train()
+    assert len(ensembles.ensemble._together) == 1
+
+
+def test_states_that_optimizers_load_need_no_new_program(interpreted):
+    ensembles = Ensembles.of(3, momentum=0.5)
+    ensembles.step()
+    for _ in range(2):
+        for members in (ensembles.ours, ensembles.theirs):
+            members[1].optimizer.load_state_dict(members[2].optimizer.state_dict())
+        ensembles.step(calls=1)
+    assert len(ensembles.ensemble._together) == 1
 
 
 def test_tensors_that_are_taken_away_in_members(interpreted):
@@ -1090,6 +1227,23 @@ def test_pairs_that_are_one_in_members_by_turns(interpreted):
     ensemble = tg.ensemble([member(i) for i in range(2)])
     with pytest.raises(errors.CaptureError, match="one tensor in member 0, and two in member 1"):
         for _ in range(3):
+            ensemble(torch.ones(2, 4))
+
+
+def test_tensors_that_change_and_are_one_in_some_members(interpreted):
+    def member(i):
+        total = torch.zeros(4)
+        last = torch.zeros(4) if i else total
+
+        def step(x):
+            total.add_(x)
+            return total - last
+
+        return step
+
+    ensemble = tg.ensemble([member(0), member(1)])
+    with pytest.raises(errors.CaptureError, match=r"(total|last), .* are in one memory, and"):
+        for _ in range(6):
             ensemble(torch.ones(2, 4))
 
 

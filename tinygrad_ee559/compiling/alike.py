@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from tinygrad_ee559.compiling.places import Numbers, Place, is_value, same
+from tinygrad_ee559.compiling.places import NOTHING, Numbers, Place, is_value, kept, same
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
+from tinygrad_ee559.tape import Leaf
+from tinygrad_ee559.tensor import Tensor
+
+#: Stands for any tensor.
+_TENSOR = object()
 
 
 def check_alike(states: Sequence[State]) -> None:
     """Raise an error that names where members differ in more than the values of tensors.
 
     Raises:
-        CaptureError: one has something that the first has not, or has it in another order, or a
-            number is another one, or an object or function another class or other code.
+        CaptureError: one has something that the first has not, or has it elsewhere, by another name
+            or in another order, or a number is another one, or an object or function another class
+            or other code.
     """
-    for member, state in enumerate(states):
-        _check_alike(states[0], state, member)
+    first = states[0]
+    for member, other in enumerate(states):
+        _check_kinds(first.kinds, other.kinds, member)
+        names, others = [*_names(first)], [*_names(other)]
+        _check_names(names, others, member)
+        _check_visits(_visits(first), _visits(other), member)
+        _check_order(names, others, member)
+        if [kind for _, kind in first.kinds] != [kind for _, kind in other.kinds]:
+            one, two = ([path for path, _ in state.kinds] for state in (first, other))
+            raise _differ_in_number(one, two, member)
 
 
 def most_apart(states: Sequence[State]) -> int:
@@ -49,138 +62,206 @@ def check_apart(states: Sequence[State], most: int) -> None:
                 )
 
 
-def _check_alike(first: State, other: State, member: int) -> None:
-    """Raise an error that names where two members differ in more than the values of tensors.
-
-    Args:
-        first: what the step of the first member can reach.
-        other: what that of another one can.
-        member: the other's number.
-    """
-    for (path, kind), (elsewhere, differing) in zip(first.kinds, other.kinds):
-        if path != elsewhere:
-            break
-        if kind != differing:
-            ours, theirs = _in_words(kind), _in_words(differing)
-            if isinstance(kind, type) and ours == theirs:
-                raise _differ(
-                    f"{path} is of another class in member {member} than in the first, though both "
-                    f"are called {ours}; define the class once, outside of what makes a member"
-                )
-            raise _differ(f"{path} is {theirs} in member {member}, and {ours} in the first")
-    values, others = _scalars(first), _scalars(other)
-    counts = [(len(s.tensors), len(v)) for s, v in ((first, values), (other, others))]
-    kinds = [[kind for _, kind in state.kinds] for state in (first, other)]
-    if counts[0] != counts[1] or kinds[0] != kinds[1]:
-        paths = [
-            {*map(str, state.tensors), *(str(place) for place, _ in state.values)}
-            for state in (first, other)
-        ]
-        raise CaptureError(
-            f"the members of an ensemble have to be alike, and member {member} holds "
-            f"{counts[1][0]} tensors and {counts[1][1]} values, the first one {counts[0][0]} and "
-            f"{counts[0][1]}{_only(f'member {member}', paths[1] - paths[0])}"
-            f"{_only('the first', paths[0] - paths[1])}{_parting(first, other)}"
-        )
-    _check_order(first, other, member)
-    _check_frozen(first, other, member)
-    for (_, value), (place, otherwise) in zip(values, others):
-        if not same(value, otherwise):
-            if isinstance(otherwise, Numbers):
-                raise _differ(
-                    f"{place} is another NumPy array in member {member} than in the first. Make it "
-                    "a tensor: torch.from_numpy(array)"
-                )
-            advice = f". Make it a tensor: torch.tensor({otherwise!r})"
-            raise _differ(
-                f"{place} is {otherwise!r} in member {member}, and {value!r} in the first"
-                f"{advice if isinstance(otherwise, float) else ''}"
-            )
-
-
-def _check_order(first: State, other: State, member: int) -> None:
-    """Raise an error if what one has stands in other places than what the other has."""
-    for (path, keys), (_, others) in zip(_orders(first), _orders(other)):
-        if keys != others and Counter(keys) == Counter(others):
-            raise _differ(
-                f"{path} has its entries, or its fields, in another order in member {member} than "
-                "in the first, and steps may go through them in that order; make them in one order"
-            )
-    ours, theirs = _objects(first), _objects(other)
-    for (_, earlier), (place, before) in zip(ours, theirs):
-        if earlier != before:
-            one, two = (
-                "another one" if i is None else f"the same as {objects[i][0]}"
-                for objects, i in ((theirs, before), (ours, earlier))
-            )
-            raise _differ(f"{place} is {one} in member {member}, and {two} in the first")
-
-
-def _orders(state: State) -> Iterator[tuple[str, list[Any]]]:
-    """What the entries of each dict are called, and an object's fields, as far as they count."""
-    counting: dict[int, set[Any]] = {}
-    places = [place for place, _ in (*state.wrappers, *state.values)]
-    for place in (*places, *state.tensors):
-        counting.setdefault(id(place.holder), set()).add(place.key)
-    for holder, _, path in state.containers:
-        if isinstance(holder, dict):
-            counted = counting.get(id(holder), ())
-            yield path, [_name(key, state) for key in holder if key in counted]
-
-
-def _name(key: Any, state: State) -> Any:
-    """A key as it is called in all members: that of an object, or its id, by the number of that."""
-    number = state.number_of(key if isinstance(key, int) else id(key))
-    if number is not None:
-        return "object", number
-    return type(key) if isinstance(key, torch.Tensor) else key
-
-
-def _objects(state: State) -> list[tuple[Place, int | None]]:
-    """The places of objects, with the number of an earlier one that has the same, if one has."""
-    firsts: dict[int, int] = {}
-    contents = [*state.wrappers, *state.values]
-    objects = [(place, value) for place, value in contents if not _is_value(value)]
-    found = [(place, firsts.setdefault(id(value), i)) for i, (place, value) in enumerate(objects)]
-    return [(place, None if earlier == i else earlier) for i, (place, earlier) in enumerate(found)]
-
-
-def _check_frozen(first: State, other: State, member: int) -> None:
-    for (_, ours), (place, theirs) in zip(first.wrappers, other.wrappers):
-        frozen = other.frozen[id(theirs)]
-        if first.frozen[id(ours)] != frozen:
-            who = (f"member {member}", "the first")
-            raise _differ(
-                f"{place} is frozen in {who[not frozen]} and not in {who[frozen]}; freeze it in all"
-            )
-
-
-def _scalars(state: State) -> list[tuple[Place, Any]]:
-    return [(place, value) for place, value in state.values if _is_value(value)]
-
-
-def _is_value(value: Any) -> bool:
-    return is_value(value) or type(value) is Numbers
-
-
 def _differ(where: str) -> CaptureError:
     return CaptureError(f"the members of an ensemble may differ in tensors only: {where}")
 
 
-def _only(who: str, paths: Collection[str]) -> str:
-    return f"; only {who} has {', '.join(sorted(paths)[:3])}" if paths else ""
+def _differ_in_number(ours: Collection[str], theirs: Collection[str], member: int) -> CaptureError:
+    """Says what one of two members has, by its path, and the other has not."""
+    more, fewer = ([x for x in a if x not in b] for a, b in ((theirs, ours), (ours, theirs)))
+    only = [
+        f"; only {who} has {', '.join(paths[:3])}"
+        for who, paths in ((f"member {member}", more), ("the first", fewer))
+        if paths
+    ]
+    return _differ(
+        f"member {member} has {len(theirs)} things, and the first {len(ours)}{''.join(only)}"
+    )
 
 
-def _parting(first: State, other: State) -> str:
-    """The first two objects that are others, if there are any."""
-    for (path, kind), (elsewhere, other_kind) in zip(first.kinds, other.kinds):
-        if kind != other_kind:
-            return f"; where the first has {path}, this one has {elsewhere}"
-    return ""
+# ------------------------------------------------------- classes, and the code of functions
 
 
-def _in_words(kind: Any) -> str:
-    """A class, or the code of a function."""
+def _check_kinds(
+    ours: Sequence[tuple[str, Any]], theirs: Sequence[tuple[str, Any]], member: int
+) -> None:
+    """Raise an error if an object is of another kind than in the first member.
+
+    Args:
+        ours: the paths and kinds of the first member's objects.
+        theirs: those of another one.
+        member: the number of that.
+    """
+    for (path, kind), (elsewhere, other) in zip(ours, theirs):
+        if path != elsewhere:
+            return
+        if kind == other:
+            continue
+        one, two = _kind_in_words(kind), _kind_in_words(other)
+        if isinstance(kind, type) and one == two:
+            raise _differ(
+                f"{path} is of another class in member {member} than in the first, though both are "
+                f"called {one}; define the class once, outside of what makes a member"
+            )
+        raise _differ(f"{path} is {two} in member {member}, and {one} in the first")
+
+
+def _kind_in_words(kind: Any) -> str:
+    """A class, the code of a function, or the value of a constant."""
     if isinstance(kind, CodeType):
         return f"{kind.co_name} of {kind.co_filename}, line {kind.co_firstlineno},"
+    if isinstance(kind, tuple):
+        return f"{kind[1]!r:.80}"
     return str(getattr(kind, "__name__", kind))
+
+
+# ------------------------------------------------------- names of entries and fields
+
+
+#: The path of a list, a dict or the fields of an object, and the paths of what is in there, as far
+#: as it counts, by name.
+_Named = tuple[str, dict[Any, str]]
+
+
+def _names(state: State) -> Iterator[_Named]:
+    """What is in lists, dicts and the fields of objects, by name.
+
+    A key that is an object or a tensor, or the id of one, is called by where else that is.
+    """
+    paths: dict[int, dict[Any, str]] = {}
+    for place, _ in state.visited:
+        paths.setdefault(id(place.holder), {})[place.key] = place.path
+    tensors: dict[int, int] = {}
+    for i, (place, found) in enumerate(zip(state.tensors, state.found)):
+        for tensor in (place.holder, found, place.tensor()):
+            if isinstance(tensor, (Tensor, torch.Tensor)):
+                tensors.setdefault(id(tensor), i)
+    for holder, _, path in state.containers:
+        entries = paths.get(id(holder), {})
+        keys = holder if isinstance(holder, dict) else entries
+        yield path, {_name(key, tensors, state): entries[key] for key in keys if key in entries}
+
+
+def _name(key: Any, tensors: Mapping[int, int], state: State) -> Any:
+    identity = key if isinstance(key, int) else id(key)
+    if identity in tensors:
+        return f"tensor {tensors[identity]}"
+    number = state.number_of(identity)
+    return key if number is None else f"object {number}"
+
+
+def _check_names(ours: Sequence[_Named], theirs: Sequence[_Named], member: int) -> None:
+    """Raise an error if one member has entries that the first has not, or by other names."""
+    for (path, names), (elsewhere, others) in zip(ours, theirs):
+        if path != elsewhere:
+            return
+        more = [others[name] for name in others if name not in names]
+        fewer = [names[name] for name in names if name not in others]
+        if more and fewer:
+            raise _differ(
+                f"member {member} has {more[0]} where the first has {fewer[0]}, and steps may go "
+                "by such names; call it the same in all"
+            )
+        if more or fewer:
+            who = f"member {member}" if more else "the first"
+            raise _differ(f"only {who} has {', '.join((more or fewer)[:3])}")
+
+
+def _check_order(ours: Sequence[_Named], theirs: Sequence[_Named], member: int) -> None:
+    for (path, names), (_, others) in zip(ours, theirs):
+        if [*names] != [*others]:
+            raise _differ(
+                f"{path} has its entries, or its fields, in another order in member {member} than "
+                "in the first, and steps may go through them in that order; make them in one order"
+            )
+
+
+# ------------------------------------------------------- what is in places
+
+
+class _Object(NamedTuple):
+    """Stands for an object: the number by which a member has it."""
+
+    number: int | None
+
+
+class _Visit(NamedTuple):
+    """A place that was visited: the number of what it is in, what is there, and what that comes to
+    when members are compared."""
+
+    place: Place
+    holder: int
+    value: Any
+    content: Any
+
+    def __repr__(self) -> str:
+        return repr(self.place)
+
+
+def _visits(state: State) -> list[_Visit]:
+    holders: dict[int, int] = {}
+    gathering = {id(tensor) for _, tensor in state.wrappers}
+    visits = []
+    for place, value in state.visited:
+        holder = holders.setdefault(id(place.holder), len(holders))
+        content = kept(value)
+        if isinstance(place.holder, Leaf) or isinstance(value, torch.Tensor):
+            content = _TENSOR  # of gradients, programs see for themselves whether they are there
+        elif isinstance(value, Tensor) and id(value) not in gathering:
+            content = _TENSOR if isinstance(value._data, torch.Tensor) else _Object(None)
+        elif not (value is NOTHING or is_value(content) or isinstance(content, Numbers)):
+            content = _Object(state.number_of(id(value)))
+        visits.append(_Visit(place, holder, value, content))
+    return visits
+
+
+def _check_visits(ours: list[_Visit], theirs: list[_Visit], member: int) -> None:
+    """Raise an error if what one member has is not what the other one has there."""
+    for one, other in zip(ours, theirs):
+        if one.holder != other.holder:
+            raise _differ(f"member {member} has {other} where the first has {one}")
+        _check_frozen(one.value, other.value, other.place, member)
+        if not _are_same(one.content, other.content):
+            words = _in_words(other, one, theirs), _in_words(one, other, ours)
+            raise _differ(
+                f"{other} is {words[0]} in member {member}, and {words[1]} in the first"
+                f"{_advice(other.content)}"
+            )
+    if len(ours) != len(theirs):
+        raise _differ_in_number([*map(str, ours)], [*map(str, theirs)], member)
+
+
+def _check_frozen(one: Any, other: Any, place: Place, member: int) -> None:
+    """Raise an error if a tensor requires gradients in one of two members."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
+        return
+    if one.requires_grad != other.requires_grad:
+        who = (f"member {member}", "the first")
+        raise _differ(
+            f"{place} is frozen in {who[other.requires_grad]} and not in "
+            f"{who[one.requires_grad]}; freeze it in all"
+        )
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    return one == other if isinstance(one, _Object) else same(one, other)
+
+
+def _in_words(visit: _Visit, other: _Visit, visits: list[_Visit]) -> str:
+    """What was found there; of an object in place of another, where it was before."""
+    if visit.content is _TENSOR:
+        return "a tensor"
+    if isinstance(visit.content, Numbers):
+        return "another NumPy array"
+    if not isinstance(visit.content, _Object):
+        return f"{visit.value!r:.80}"
+    if not isinstance(other.content, _Object):
+        return f"a {type(visit.value).__name__}"
+    first = next(v for v in visits if v.content == visit.content)
+    return "another one" if first is visit else f"the same as {first}"
+
+
+def _advice(content: Any) -> str:
+    if isinstance(content, Numbers):
+        return ". Make it a tensor: torch.from_numpy(array)"
+    return f". Make it a tensor: torch.tensor({content!r})" if isinstance(content, float) else ""

@@ -81,7 +81,7 @@ class Conditions:
         self._leaves = [leaf for leaf in state.leaves if id(leaf) not in owned]
         leaves = [*self._leaves, *(arguments[i].node for i in gathering)]
         self._missing = [id(leaf) in missing for leaf in leaves]
-        self._hooks = [leaf.hooks and [*leaf.hooks] for leaf in leaves]
+        self._hooks = [[*leaf.hooks] if leaf.hooks else None for leaf in leaves]
         # Of tensors that are no inputs Python may have asked for the shape, or whether they exist.
         holders = {id(argument) for argument in arguments}
         kept_there = [
@@ -138,7 +138,7 @@ class Conditions:
             leaves = [*leaves, *(arguments[i].node for i in self._leaf_arguments)]
         if [leaf.grad is None for leaf in leaves] != self._missing:
             return False
-        if [leaf.hooks for leaf in leaves] != self._hooks:
+        if [leaf.hooks or None for leaf in leaves] != self._hooks:
             return False
         if [*map(len, self._holders)] != self._lengths:
             return False
@@ -174,8 +174,11 @@ class Conditions:
 
 def _is_uncommon(place: Place, value: Any) -> bool:
     """Whether it takes longer to get there, or to compare."""
-    by_default = hasattr(type(place.holder), "__missing__")  # which would put something there
-    return by_default or isinstance(value, Numbers) or value is NOTHING or place.is_slot()
+    kind: Any = type(place.holder)
+    own = issubclass(kind, dict) and (
+        kind.__getitem__ is not dict.__getitem__ or hasattr(kind, "__missing__")
+    )
+    return own or isinstance(value, Numbers) or value is NOTHING or place.is_slot()
 
 
 def _tensor(source: Place | Gradient | int, arguments: Sequence[Any]) -> torch.Tensor | None:

@@ -84,7 +84,7 @@ class Place:
         except (AttributeError, ValueError):
             return NOTHING
         if isinstance(holder, dict):
-            return dict.get(holder, self.key, NOTHING)  # whatever `get` is the user's
+            return dict.get(holder, self.key, NOTHING)  # whatever the user's `get` does
         return holder[self.key] if self.key < len(holder) else NOTHING
 
     def tensor(self) -> torch.Tensor | None:

@@ -20,7 +20,10 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
+from datetime import date, time, timedelta
+from enum import Enum
+from numbers import Number
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +67,12 @@ _NOT_MAKING = frozenset([
     "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__setattr__", "__delattr__",
     *_DESCRIBING,
 ])  # fmt: skip
+#: Functions that get at something by its name, which they tell.
+_GETTING = operator.attrgetter, operator.itemgetter, operator.methodcaller
+#: Methods of classes that are written in C.
+_METHODS = types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType
+#: Objects that are compared, as nobody can change them.
+_CONSTANT = Number, date, time, timedelta, PurePath
 #: Objects whose fields say nothing of what a step does, and lead everywhere.
 _OPAQUE = logging.Logger, logging.Handler
 #: Attributes of classes that may lead to code, besides functions and objects of the user's.
@@ -124,6 +133,7 @@ class State:
         tensors: the places that hold tensors, or gradients that are not there yet.
         found: what was in each of them.
         values: the other places, with what is in them.
+        visited: all places, in the order in which they were found, with what is in them.
         containers: the dicts, lists and queues, with their lengths and paths.
         wrappers: the places of `Tensor`s in which gradients gather, with these.
         frozen: of each of these, by its id, whether it has stopped requiring gradients.
@@ -140,6 +150,7 @@ class State:
         self.tensors: list[Place] = []
         self.found: list[Any] = []
         self.values: list[tuple[Place, Any]] = []
+        self.visited: list[tuple[Place, Any]] = []
         self.containers: list[tuple[Any, int, str]] = []
         self.wrappers: list[tuple[Place, Tensor]] = []
         self.leaves: list[Leaf] = []
@@ -147,7 +158,7 @@ class State:
         self.frozen: dict[int, bool] = {}
         self.kinds: list[tuple[str, Any]] = []
         self._seen: dict[int, tuple[int, Any]] = {}  # by id, numbered as they were found
-        self._keys: list[tuple[Tensor, str]] = []  # of dicts
+        self._keys: list[tuple[Any, str]] = []  # of dicts
         self._classes: dict[type, str] = {}  # of the objects that were found
         self._makers: dict[type, str] = {}  # of objects that may be made
         self._fields: list[_Fields] = []
@@ -232,13 +243,16 @@ class State:
     # ---------------------------------------------------------------- walking
 
     def _visit(self, value: Any, place: Place) -> None:
+        self.visited.append((place, value))
         if value is NOTHING:
             self.values.append((place, value))
         elif isinstance(value, Tensor) and self._gathers(value):
             self.wrappers.append((place, value))
             self._leaf(value, place.path)
         elif isinstance(value, Tensor) and not isinstance(value._data, torch.Tensor):
-            self.values += [(place, value), (Place(value, "data", place.path), value._data)]
+            data = Place(value, "data", place.path)
+            self.visited.append((data, value._data))
+            self.values += [(place, value), (data, value._data)]
         elif isinstance(value, (Tensor, torch.Tensor)):
             self.tensors.append(place)
             self.found.append(value)
@@ -275,6 +289,7 @@ class State:
             self.frozen[id(tensor)] = tensor.node is None
             data, grad = Place(tensor, "data", path), Place(leaf, "grad", f"{path}.grad")
             for place in (data, grad):
+                self.visited.append((place, place.get()))
                 number = place.number()
                 if number is None or isinstance(number, torch.Tensor):
                     self.tensors.append(place)
@@ -291,7 +306,7 @@ class State:
         return True
 
     def number_of(self, identity: int) -> int | None:
-        """The how manieth object that was found has this id."""
+        """The number of the object with this id, as they were found, None if it was not."""
         return self._seen.get(identity, (None,))[0]
 
     def _object(self, value: Any, path: str) -> None:
@@ -312,7 +327,7 @@ class State:
             self._any_name = True
         elif isinstance(value, weakref.ref):
             self._object(value(), path)
-        elif isinstance(value, types.BuiltinMethodType):
+        elif isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType)):
             self._object(value.__self__, path)
         elif isinstance(value, types.FunctionType):
             self._function(value, path)
@@ -340,13 +355,17 @@ class State:
         for key, value in list(fields.items()):
             name = path + (style.format(key) if isinstance(key, SCALARS) else "[...]")
             self._visit(value, Place(fields, key, name))
-            if isinstance(key, Tensor):
+            if not is_value(key) and not isinstance(key, type):
                 self._keys.append((key, name))
 
     def _look_at_keys(self) -> None:
-        """Look at tensors that are keys, last of all: others tell which they are."""
+        """Look at tensors and objects that are keys, last of all: others tell which they are."""
         while self._keys:
-            self._leaf(*self._keys.pop(0))
+            key, path = self._keys.pop(0)
+            if isinstance(key, Tensor):
+                self._leaf(key, path)
+            elif not isinstance(key, torch.Tensor):
+                self._object(key, path)
 
     def _instance(self, value: Any, path: str) -> None:
         kind: Any = type(value)
@@ -502,11 +521,17 @@ def _is_plain(value: Any) -> bool:
 
 
 def _kind(value: Any) -> Any:
-    """What two objects have in common that do the same: the code, or the class."""
+    """What two objects have in common that do the same: the code, the class, what they are."""
     if isinstance(value, types.FunctionType):
         return value.__code__
-    if isinstance(value, (type, types.ModuleType)):
+    if isinstance(value, (type, types.ModuleType, Enum, *_METHODS, *SCALARS)):
         return value
-    if isinstance(value, types.BuiltinFunctionType):
+    if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
         return value.__name__
+    if isinstance(value, _GETTING):
+        return repr(value)
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(filter(is_value, value))
+    if isinstance(value, _CONSTANT):
+        return type(value), value
     return type(value)

@@ -295,8 +295,14 @@ class Together:
         for i, j in memory.neighbors(now):
             written = not self._written.isdisjoint({self._shown[i].input, self._shown[j].input})
             if written and not fresh.isdisjoint({i, j}) and memory.share(now[i], now[j]):
-                shape = list(now[i].shape)
-                raise _share_what_changes(f"{self._shown[i].place}, of shape {shape}")
+                one, other, shape = self._shown[i], self._shown[j], list(now[i].shape)
+                if one.input == other.input:
+                    raise _share_what_changes(f"{one.place}, of shape {shape}")
+                raise CaptureError(
+                    f"{one.place}, of shape {shape}, and {other.place} of an ensemble's members "
+                    "are in one memory, and their steps change it; give each memory of its own, as "
+                    "by tensor.clone()"
+                )
 
     def _move(self, moved: list[int], now: list[torch.Tensor]) -> None:
         """Move tensors to where they belong.
