@@ -17,10 +17,11 @@ VIEWS = {
     "squeeze": lambda x: x.squeeze(),
     "diagonal": lambda x: x.diagonal(0, 0, -1) if x.ndim > 1 else x,
 }
-#: Of a tensor, a number, and another tensor of the same shape.
+#: Of a tensor, a number, and another tensor of the same shape. That may be the transpose of the
+#: first, and torch adds it number by number, some of which have changed by then; so it is copied.
 CHANGES = {
     "mul": lambda x, c, _: x.mul_(c),
-    "add": lambda x, _c, o: x.add_(o),
+    "add": lambda x, _c, o: x.add_(o.clone()),
     "mul by": lambda x, c, o: x.mul_(o.detach() * c),
     "zero": lambda x, _c, _o: x.zero_(),
     "set": lambda x, c, _: x.__setitem__(0, c),
