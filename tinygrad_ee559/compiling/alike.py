@@ -27,11 +27,12 @@ def check_alike(states: Sequence[State]) -> None:
             or other code.
     """
     first = states[0]
-    for member, other in enumerate(states):
+    names, visits = [*_names(first)], _visits(first)
+    for member, other in enumerate(states[1:], 1):
+        others = [*_names(other)]
         _check_kinds(first.kinds, other.kinds, member)
-        names, others = [*_names(first)], [*_names(other)]
         _check_names(names, others, member)
-        _check_visits(_visits(first), _visits(other), member)
+        _check_visits(visits, _visits(other), member)
         _check_order(names, others, member)
         if [kind for _, kind in first.kinds] != [kind for _, kind in other.kinds]:
             one, two = ([path for path, _ in state.kinds] for state in (first, other))
@@ -116,7 +117,6 @@ def _kind_in_words(kind: Any) -> str:
 
 
 # ------------------------------------------------------- names of entries and fields
-
 
 #: The path of a list, a dict or the fields of an object, and the paths of what is in there, as far
 #: as it counts, by name.
