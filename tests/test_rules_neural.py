@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from compare import assert_same_gradients, tensors
+from compare import assert_same_gradients, assert_second_order_by_differences, tensors
 
 import tinygrad_ee559 as tg
 from tinygrad_ee559.dispatch import StandIn
@@ -220,6 +220,25 @@ def test_margins_of_several_classes(target, reduction):
     (x,) = random(target.shape)
     options = {"reduction": reduction}
     assert_same_gradients(F.multilabel_margin_loss, (x, target), options, order=1)
+    assert_second_order_by_differences(F.multilabel_margin_loss, (x, target), options)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_margins_of_several_classes_in_a_program(requires_grad):
+    """Torch's own decomposition counts what comes after the last target."""
+    x, target = torch.tensor([[0.5, -0.2, 0.1], [2.0, 1.0, -1.0]]), torch.tensor([[0, -1, 2]] * 2)
+    held = tg.Tensor(x, requires_grad=requires_grad)
+    fast = tg.compile(lambda target: F.multilabel_margin_loss(held, target).detach())
+    for _ in range(3):
+        found = fast(target)
+    assert len(fast.programs) == 1
+    assert torch.allclose(found.data, F.multilabel_margin_loss(x, target))
+
+
+def test_margins_of_targets_of_another_shape():
+    x = tg.Tensor(torch.zeros(2, 3), requires_grad=True)
+    with pytest.raises(RuntimeError, match="inconsistent target size"):
+        F.multilabel_margin_loss(x, torch.zeros(2, 2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -17,6 +17,7 @@ from tinygrad_ee559.compiling.private import (
     traced,
 )
 from tinygrad_ee559.compiling.products import is_large, product_of, product_of_lanes, summed
+from tinygrad_ee559.rules.registry import COMPOSED
 
 aten = torch.ops.aten
 _PRODUCTS = {"aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default"}
@@ -33,7 +34,7 @@ LONG = 1500
 
 def lowered(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """The graph as pure functions of the inputs; new values are copied into these at the end."""
-    table = {**_foreach_table(), **_INDEXING}
+    table = {**_foreach_table(), **_INDEXING, **_MENDED}
     return traced(torch.func.functionalize(graph, remove="mutations"), inputs, table)
 
 
@@ -193,6 +194,12 @@ _INDEXING = {
     aten.index_select.default: _index_select,
     aten.index_add.default: _index_add,
     aten.index_copy.default: _index_copy,
+}
+
+
+#: Whose decomposition by torch is wrong: it counts what comes after the last target.
+_MENDED = {
+    aten.multilabel_margin_loss_forward.default: COMPOSED[aten.multilabel_margin_loss_forward]
 }
 
 

@@ -199,13 +199,16 @@ def _multilabel_margin_loss(input: Any, target: Any, reduction: int) -> Any:
 
     The targets end at the first -1. (What torch's own decomposition gives is not this.)
     """
-    classes = input.shape[-1]
+    if input.shape != target.shape or input.ndim > 2:
+        raise ValueError("input and target differ in shape, or have more than two dimensions")
+    input, target = (t if t.ndim else t.unsqueeze(0) for t in (input, target))
+    classes = torch.arange(input.shape[-1], device=target.device)
     given = (target >= 0).cumprod(-1).bool()
-    others = F.one_hot(target.where(given, classes), classes + 1).amax(-2)[..., :classes] == 0
+    others = ~(target.where(given, -1).unsqueeze(-1) == classes).any(-2)
     wanted = input.gather(-1, target.where(given, 0))
     short = torch.relu(1 - wanted.unsqueeze(-1) + input.unsqueeze(-2))
     pairs = given.unsqueeze(-1) & others.unsqueeze(-2)
-    loss = torch.where(pairs, short, 0).sum((-2, -1)) / classes
+    loss = torch.where(pairs, short, 0).sum((-2, -1)) / len(classes)
     if reduction != REDUCTIONS["none"]:
         loss = loss.mean() if reduction == _MEAN else loss.sum()
     return loss, (~others).to(input.dtype)
