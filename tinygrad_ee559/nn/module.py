@@ -99,6 +99,12 @@ class Module:
     #: Whether the module is being trained, for layers that then behave differently.
     training: bool = True
 
+    def __new__(cls: type[Self], *_args: Any, **_kwargs: Any) -> Self:
+        module = super().__new__(cls)
+        # A field from the beginning: one that was evaluated and goes on is what it was before.
+        vars(module)["training"] = cls.training
+        return module
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         start = next_order()
         output = self.forward(*args, **kwargs) if kwargs else self.forward(*args)
@@ -261,10 +267,7 @@ class Module:
     def train(self: Self, mode: bool = True) -> Self:
         """Set `training` here and in all modules inside."""
         for module in self.modules():
-            if mode == type(module).training:
-                vars(module).pop("training", None)  # so that it is what it was before
-            else:
-                module.training = mode
+            module.training = mode
         return self
 
     def eval(self: Self) -> Self:
