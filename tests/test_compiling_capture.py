@@ -200,6 +200,20 @@ def test_what_is_rare_among_calls_of_programs_is_not_complained_of(interpreted):
     assert len(fast.programs) == 1
 
 
+def test_a_first_call_may_change_many_places(interpreted):
+    ready = [[False] for _ in range(20)]
+
+    def step(x):
+        for flag in ready:
+            flag[0] = True
+        return x * 2
+
+    fast = tg.compile(step)
+    for _ in range(4):
+        fast(torch.ones(2))
+    assert len(fast.programs) == 1
+
+
 def test_changes_of_another_object_in_each_call_are_refused(interpreted):
     counters = [{"calls": 0}]
 

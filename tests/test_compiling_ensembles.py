@@ -637,7 +637,7 @@ def test_shapes_and_numbers_of_tensors_have_to_be_alike(interpreted):
         return lambda x: sum((t.sum() for t in tensors), x)
 
     for others, message in (
-        ([torch.ones(3)], "have to be alike"),
+        ([torch.ones(3)], r"is a torch.Tensor, torch.float32\[3\] on cpu in member 1, and"),
         ([torch.ones(2), torch.ones(2)], r"only member 1 has tensors\[1\]"),
     ):
         ensemble = tg.ensemble([member(torch.ones(2)), member(*others)])
@@ -1100,6 +1100,11 @@ def of_none(i):
     return lambda x: x + shift if gain is None else x * gain
 
 
+def of_rows(i):
+    data = torch.ones(5 + i)
+    return lambda x: x / len(data)
+
+
 def of_fields(i):
     module = nn.Module()
     setattr(module, "shift" if i else "gain", nn.Parameter(torch.ones(4)))
@@ -1112,7 +1117,8 @@ def of_fields(i):
         (of_entries, r"only member 1 has gains\[1\]"),
         (of_groups, r"only member 1 has .*param_groups\[0\]\['params'\]\[1\]"),
         (of_layers, r"member 1 has layers\['skip'\] where the first has layers\['shift'\]"),
-        (of_none, "gain is None in member 1, and a tensor in the first"),
+        (of_none, "gain is None in member 1, and a torch.Tensor, .* in the first"),
+        (of_rows, r"data is a torch.Tensor, torch.float32\[6\] on cpu in member 1, and"),
         (of_fields, "member 1 has module.shift where the first has module.gain"),
     ],
 )
@@ -1143,7 +1149,34 @@ def test_constants_that_differ_in_members(interpreted, one, other, act):
         value = other if i else one
         return lambda x: act(value, x)
 
-    refused(member, "value is .* in member 1, and .* in the first")
+    refused(member, r"value(\.__self__)? is .* in member 1, and .* in the first")
+
+
+def test_sets_of_parameters(interpreted):
+    def member(decayed):
+        def make():
+            factors = [tg.Tensor([2.0], requires_grad=True) for _ in range(2)]
+            named = {(id(f), "scale") for f in factors}
+            chosen, ids = {factors[decayed]}, {id(factors[decayed])}
+
+            def step(x):
+                total = x * 0
+                for f in factors:
+                    assert (id(f), "scale") in named
+                    total = total + x * f * (2 if f in chosen and id(f) in ids else 1)
+                return total.detach()
+
+            return step
+
+        return make()
+
+    ensemble, x = tg.ensemble([member(0), member(0)]), torch.ones(2, 4)
+    for _ in range(4):
+        assert torch.equal(ensemble(x).data, torch.full((2, 4), 6.0))
+    refused_members = tg.ensemble([member(0), member(1)])
+    with pytest.raises(errors.CaptureError, match="chosen is {.*} in member 1, and {.*} in the"):
+        for _ in range(3):
+            refused_members(x)
 
 
 def test_members_that_are_evaluated_between_steps(interpreted):

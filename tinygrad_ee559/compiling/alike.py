@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from enum import Enum
 from types import CodeType
 from typing import Any, NamedTuple
 
 import torch
 
-from tinygrad_ee559.compiling.places import NOTHING, Numbers, Place, is_value, kept, same
+from tinygrad_ee559.compiling.places import (
+    NOTHING,
+    Numbers,
+    Place,
+    is_value,
+    kept,
+    same,
+)
 from tinygrad_ee559.compiling.state import State
 from tinygrad_ee559.errors import CaptureError
 from tinygrad_ee559.tape import Leaf
 from tinygrad_ee559.tensor import Tensor
-
-#: Stands for any tensor.
-_TENSOR = object()
 
 
 def check_alike(states: Sequence[State]) -> None:
@@ -31,9 +36,9 @@ def check_alike(states: Sequence[State]) -> None:
     for member, other in enumerate(states[1:], 1):
         others = [*_names(other)]
         _check_kinds(first.kinds, other.kinds, member)
-        _check_names(names, others, member)
+        _check_names(names, others, member, plain=True)
         _check_visits(visits, _visits(other), member)
-        _check_order(names, others, member)
+        _check_names(names, others, member)  # which depend on what is where
         if [kind for _, kind in first.kinds] != [kind for _, kind in other.kinds]:
             one, two = ([path for path, _ in state.kinds] for state in (first, other))
             raise _differ_in_number(one, two, member)
@@ -86,7 +91,8 @@ def _differ_in_number(ours: Collection[str], theirs: Collection[str], member: in
 def _check_kinds(
     ours: Sequence[tuple[str, Any]], theirs: Sequence[tuple[str, Any]], member: int
 ) -> None:
-    """Raise an error if an object is of another kind than in the first member.
+    """Raise an error if an object is of another kind than in the first member, as far as both have
+    the same paths.
 
     Args:
         ours: the paths and kinds of the first member's objects.
@@ -99,7 +105,7 @@ def _check_kinds(
         if kind == other:
             continue
         one, two = _kind_in_words(kind), _kind_in_words(other)
-        if isinstance(kind, type) and one == two:
+        if isinstance(kind, (type, Enum)) and one == two:
             raise _differ(
                 f"{path} is of another class in member {member} than in the first, though both are "
                 f"called {one}; define the class once, outside of what makes a member"
@@ -123,38 +129,77 @@ def _kind_in_words(kind: Any) -> str:
 _Named = tuple[str, dict[Any, str]]
 
 
-def _names(state: State) -> Iterator[_Named]:
-    """What is in lists, dicts and the fields of objects, by name.
+class _Found(NamedTuple):
+    """What a key is called that is a tensor or an object, or the id of one: by where else that is.
 
-    A key that is an object or a tensor, or the id of one, is called by where else that is.
+    Attributes:
+        kind: "tensor" or "object".
+        number: the number of the place, or of the object, as they were found.
     """
+
+    kind: str
+    number: int
+
+
+class _Keys:
+    """What keys are called in all members."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._tensors: dict[int, int] = {}
+        for i, (place, found) in enumerate(zip(state.tensors, state.found)):
+            for tensor in (place.holder, found, place.tensor()):
+                if isinstance(tensor, (Tensor, torch.Tensor)):
+                    self._tensors.setdefault(id(tensor), i)
+
+    def name(self, key: Any) -> Any:
+        identity = key if isinstance(key, int) else id(key)
+        if identity in self._tensors:
+            return _Found("tensor", self._tensors[identity])
+        number = self._state.number_of(identity)
+        if number is not None:
+            return _Found("object", number)
+        if type(key) is tuple:
+            return tuple(map(self.name, key))
+        return key if is_value(key) or isinstance(key, type) else type(key)
+
+
+def _names(state: State) -> Iterator[_Named]:
+    """What is in lists, dicts and the fields of objects, by name."""
     paths: dict[int, dict[Any, str]] = {}
     for place, _ in state.visited:
         paths.setdefault(id(place.holder), {})[place.key] = place.path
-    tensors: dict[int, int] = {}
-    for i, (place, found) in enumerate(zip(state.tensors, state.found)):
-        for tensor in (place.holder, found, place.tensor()):
-            if isinstance(tensor, (Tensor, torch.Tensor)):
-                tensors.setdefault(id(tensor), i)
+    keys = _Keys(state)
     for holder, _, path in state.containers:
         entries = paths.get(id(holder), {})
-        keys = holder if isinstance(holder, dict) else entries
-        yield path, {_name(key, tensors, state): entries[key] for key in keys if key in entries}
+        inside = holder if isinstance(holder, dict) else entries
+        yield path, {keys.name(key): entries[key] for key in inside if key in entries}
 
 
-def _name(key: Any, tensors: Mapping[int, int], state: State) -> Any:
-    identity = key if isinstance(key, int) else id(key)
-    if identity in tensors:
-        return f"tensor {tensors[identity]}"
-    number = state.number_of(identity)
-    return key if number is None else f"object {number}"
+def _is_plain(name: Any) -> bool:
+    """Whether it is no object or tensor, nor has one in it."""
+    if isinstance(name, _Found):
+        return False
+    return not isinstance(name, tuple) or all(map(_is_plain, name))
 
 
-def _check_names(ours: Sequence[_Named], theirs: Sequence[_Named], member: int) -> None:
-    """Raise an error if one member has entries that the first has not, or by other names."""
+def _check_names(
+    ours: Sequence[_Named], theirs: Sequence[_Named], member: int, plain: bool = False
+) -> None:
+    """Raise an error if one member has entries that the first has not, or by other names, or in
+    another order, as far as both have the same paths.
+
+    Args:
+        ours: what the first member has.
+        theirs: what another one has.
+        member: the number of that.
+        plain: look at names alone that do not depend on what else there is.
+    """
     for (path, names), (elsewhere, others) in zip(ours, theirs):
         if path != elsewhere:
             return
+        if [*names] == [*others] or plain and not all(map(_is_plain, (*names, *others))):
+            continue
         more = [others[name] for name in others if name not in names]
         fewer = [names[name] for name in names if name not in others]
         if more and fewer:
@@ -165,24 +210,36 @@ def _check_names(ours: Sequence[_Named], theirs: Sequence[_Named], member: int) 
         if more or fewer:
             who = f"member {member}" if more else "the first"
             raise _differ(f"only {who} has {', '.join((more or fewer)[:3])}")
-
-
-def _check_order(ours: Sequence[_Named], theirs: Sequence[_Named], member: int) -> None:
-    for (path, names), (_, others) in zip(ours, theirs):
-        if [*names] != [*others]:
-            raise _differ(
-                f"{path} has its entries, or its fields, in another order in member {member} than "
-                "in the first, and steps may go through them in that order; make them in one order"
-            )
+        raise _differ(
+            f"{path} has its entries, or its fields, in another order in member {member} than in "
+            "the first, and steps may go through them in that order; make them in one order"
+        )
 
 
 # ------------------------------------------------------- what is in places
 
 
 class _Object(NamedTuple):
-    """Stands for an object: the number by which a member has it."""
+    """Stands for an object: the number by which a member has it, None for a number in a `Tensor`,
+    and its class."""
 
     number: int | None
+    kind: type
+
+
+class _Tensor(NamedTuple):
+    """Stands for a tensor: all but its numbers, and how they lie in memory."""
+
+    kind: type
+    dtype: torch.dtype
+    shape: torch.Size
+    device: torch.device
+    requires_grad: bool
+
+    def __repr__(self) -> str:
+        name = "torch.Tensor" if self.kind is torch.Tensor else self.kind.__name__
+        grad = ", requires_grad" if self.requires_grad else ""
+        return f"a {name}, {self.dtype}{[*self.shape]} on {self.device}{grad}"
 
 
 class _Visit(NamedTuple):
@@ -201,18 +258,28 @@ class _Visit(NamedTuple):
 def _visits(state: State) -> list[_Visit]:
     holders: dict[int, int] = {}
     gathering = {id(tensor) for _, tensor in state.wrappers}
+    keys = _Keys(state)
     visits = []
     for place, value in state.visited:
         holder = holders.setdefault(id(place.holder), len(holders))
         content = kept(value)
-        if isinstance(place.holder, Leaf) or isinstance(value, torch.Tensor):
-            content = _TENSOR  # of gradients, programs see for themselves whether they are there
+        if isinstance(place.holder, Leaf):
+            content = None  # of gradients, programs see for themselves whether they are there
+        elif isinstance(value, torch.Tensor):
+            content = _look(value, value)
         elif isinstance(value, Tensor) and id(value) not in gathering:
-            content = _TENSOR if isinstance(value._data, torch.Tensor) else _Object(None)
+            number = not isinstance(value._data, torch.Tensor)
+            content = _Object(None, type(value)) if number else _look(value, value._data)
+        elif isinstance(value, (set, frozenset)):
+            content = type(value), frozenset(map(keys.name, value))
         elif not (value is NOTHING or is_value(content) or isinstance(content, Numbers)):
-            content = _Object(state.number_of(id(value)))
+            content = _Object(state.number_of(id(value)), type(value))
         visits.append(_Visit(place, holder, value, content))
     return visits
+
+
+def _look(tensor: Any, raw: torch.Tensor) -> _Tensor:
+    return _Tensor(type(tensor), raw.dtype, raw.shape, raw.device, raw.requires_grad)
 
 
 def _check_visits(ours: list[_Visit], theirs: list[_Visit], member: int) -> None:
@@ -244,19 +311,19 @@ def _check_frozen(one: Any, other: Any, place: Place, member: int) -> None:
 
 
 def _are_same(one: Any, other: Any) -> bool:
-    return one == other if isinstance(one, _Object) else same(one, other)
+    return same(one, other) or (isinstance(one, tuple) and not is_value(one) and one == other)
 
 
 def _in_words(visit: _Visit, other: _Visit, visits: list[_Visit]) -> str:
     """What was found there; of an object in place of another, where it was before."""
-    if visit.content is _TENSOR:
-        return "a tensor"
+    if isinstance(visit.content, _Tensor):
+        return repr(visit.content)
     if isinstance(visit.content, Numbers):
         return "another NumPy array"
     if not isinstance(visit.content, _Object):
         return f"{visit.value!r:.80}"
-    if not isinstance(other.content, _Object):
-        return f"a {type(visit.value).__name__}"
+    if not isinstance(other.content, _Object) or visit.content.kind is not other.content.kind:
+        return f"a {visit.content.kind.__name__}"
     first = next(v for v in visits if v.content == visit.content)
     return "another one" if first is visit else f"the same as {first}"
 

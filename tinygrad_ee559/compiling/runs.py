@@ -18,7 +18,8 @@ from tinygrad_ee559.tensor import Tensor
 
 #: After so many runs in which a function changed the same thing that is no tensor, it will go on.
 PATIENCE = 4
-#: After so many runs of which no two did the same, or such changes, users should hear of it.
+#: After so many runs one after the other of which no two did the same, users should hear of it; and
+#: after so many that changed one such thing or another, the function will go on.
 MANY = 16
 #: A run is compared with so many before it.
 COMPARED = 256
@@ -43,10 +44,11 @@ class Runs:
         self._name = getattr(function, "__name__", type(function).__name__)
         #: What runs did of which no other did the same, and tensors that it names by their id.
         self._alone: dict[str, list[torch.Tensor]] = {}
-        #: How many of these there were one after the other.
+        #: How many of these there were one after the other, with no program in between.
         self._in_a_row = 0
-        #: How many runs have changed something besides tensors, by where, since one did not.
+        #: How many runs have changed something besides tensors, by where, one after the other too.
         self._restless: dict[Place, int] = {}
+        self._restless_runs = 0
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Capture, bool]:
         """Run the function; what it did, and whether an earlier run did the same.
@@ -58,18 +60,19 @@ class Runs:
         if self.rested:
             self.rested = False
             self._in_a_row = 0
-            self._restless.clear()
+            self._settle()
         if capture.changes:
+            self._restless_runs += 1
             for place in {change.where for change in capture.changes}:
                 self._restless[place] = self._restless.get(place, 0) + 1
-            if max(self._restless.values()) >= PATIENCE or len(self._restless) >= MANY:
+            if max(self._restless.values()) >= PATIENCE or self._restless_runs >= MANY:
                 raise CaptureError(
                     f"{self._name} changes more than tensors in every call, and that is not part "
                     f"of a program: {_in_words(capture.changes)}. Do it outside, or keep it in a "
                     "tensor"
                 )
             return capture, False
-        self._restless.clear()
+        self._settle()
         if capture.text in self._alone:
             self._in_a_row = 0
             return capture, True
@@ -84,6 +87,10 @@ class Runs:
         if len(self._alone) > COMPARED:
             del self._alone[next(iter(self._alone))]
         return capture, False
+
+    def _settle(self) -> None:
+        self._restless.clear()
+        self._restless_runs = 0
 
     def forget(self, capture: Capture) -> None:
         """There is a program for what was done twice."""

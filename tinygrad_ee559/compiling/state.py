@@ -328,7 +328,7 @@ class State:
         elif isinstance(value, weakref.ref):
             self._object(value(), path)
         elif isinstance(value, (types.BuiltinMethodType, types.MethodWrapperType)):
-            self._object(value.__self__, path)
+            self._object(value.__self__, f"{path}.__self__")
         elif isinstance(value, types.FunctionType):
             self._function(value, path)
         elif isinstance(value, Caller):
@@ -524,14 +524,13 @@ def _kind(value: Any) -> Any:
     """What two objects have in common that do the same: the code, the class, what they are."""
     if isinstance(value, types.FunctionType):
         return value.__code__
-    if isinstance(value, (type, types.ModuleType, Enum, *_METHODS, *SCALARS)):
+    if isinstance(value, (type, types.ModuleType, Enum, *_METHODS)):
         return value
     if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
         return value.__name__
     if isinstance(value, _GETTING):
         return repr(value)
-    if isinstance(value, (set, frozenset)):
-        return type(value), frozenset(filter(is_value, value))
-    if isinstance(value, _CONSTANT):
+    constant = isinstance(value, _CONSTANT) and not is_users(type(value).__module__)
+    if constant or isinstance(value, SCALARS):
         return type(value), value
     return type(value)
