@@ -199,8 +199,8 @@ def _multilabel_margin_loss(input: Any, target: Any, reduction: int) -> Any:
 
     The targets end at the first -1. (What torch's own decomposition gives is not this.)
     """
-    if input.shape != target.shape or input.ndim > 2:
-        raise ValueError("input and target differ in shape, or have more than two dimensions")
+    if input.shape != target.shape or input.ndim > 2 or target.dtype is not torch.int64:
+        raise ValueError("the target has no classes, or not one for each score")  # torch says more
     input, target = (t if t.ndim else t.unsqueeze(0) for t in (input, target))
     classes = torch.arange(input.shape[-1], device=target.device)
     given = (target >= 0).cumprod(-1).bool()
