@@ -13,6 +13,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import tinygrad_ee559 as tg
+from benchmarks.floors import by_hand, kernels_alone
 from benchmarks.pinned import output
 from benchmarks.report import Result, microseconds
 from benchmarks.timing import medians
@@ -49,61 +50,49 @@ def training_step(library: object, model: object, loss: str, rate: object) -> Ca
     return step
 
 
-def step_of(library: object, name: str) -> Step:
-    """A training step of one of the `NETWORKS`, on one batch."""
+def batch_of(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What one of the `NETWORKS` is trained on."""
     sizes, loss = NETWORKS[name]
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(BATCH, sizes[0], generator=generator)
     y = torch.randint(0, sizes[-1], (BATCH,), generator=generator)
-    if loss == "MSELoss":
-        y = nn.functional.one_hot(y).float()
+    return x, nn.functional.one_hot(y).float() if loss == "MSELoss" else y
+
+
+def model_of(library: object, name: str) -> object:
+    torch.manual_seed(0)
+    return network(library.nn, NETWORKS[name][0])
+
+
+def step_of(library: object, name: str) -> Step:
+    """A training step of one of the `NETWORKS`, on one batch."""
+    x, y = batch_of(name)
     if library is tg:
         x, y = tg.Tensor(x), tg.Tensor(y)
-    torch.manual_seed(0)
-    step = training_step(library, network(library.nn, sizes), loss, 0.01)
+    step = training_step(library, model_of(library, name), NETWORKS[name][1], 0.01)
     return lambda: step(x, y)
-
-
-def kernels_alone(sizes: Sequence[int]) -> Step:
-    """The kernels of a step with cross-entropy, one after the other and without an engine."""
-    aten = torch.ops.aten
-    parameters = [p.data for p in network(nn, sizes).parameters()]
-    weights, biases = parameters[::2], parameters[1::2]
-    x, y = torch.rand(BATCH, sizes[0]), torch.randint(0, sizes[-1], (BATCH,))
-    gradients: list[torch.Tensor | None] = [None] * len(parameters)
-
-    def step() -> None:
-        gradients[:] = [None] * len(parameters)
-        inputs = [x]
-        for weight, bias in zip(weights[:-1], biases):
-            inputs.append(torch.relu(nn.functional.linear(inputs[-1], weight, bias)))
-        scores = torch.log_softmax(nn.functional.linear(inputs[-1], weights[-1], biases[-1]), 1)
-        loss, total = aten.nll_loss_forward(scores, y, None, 1, -100)
-        g = aten.nll_loss_backward(torch.ones_like(loss), scores, y, None, 1, -100, total)
-        g = aten._log_softmax_backward_data(g, scores, 1, scores.dtype)
-        for i in reversed(range(len(weights))):
-            before = g @ weights[i] if i else g
-            gradients[2 * i], gradients[2 * i + 1] = g.t() @ inputs[i], g.sum(0)
-            g = aten.threshold_backward(before, inputs.pop(), 0) if i else before
-        torch._foreach_add_(parameters, gradients, alpha=-0.01)
-
-    return step
 
 
 def together(name: str, target: float, rounds: int) -> list[Result]:
     """The same step here and in PyTorch, in one process and alternating rounds."""
     sides = {side: step_of(library, name) for side, library in LIBRARIES.items()}
-    if name == LARGE:
-        sides["alone"] = kernels_alone(NETWORKS[name][0])
+    x, y = batch_of(name)
+    sides["alone"] = kernels_alone(model_of(torch, name), NETWORKS[name][1], x, y)
+    if name == SMALL:
+        sides["by hand"] = by_hand(model_of(tg, name), tg.Tensor(x), tg.Tensor(y))
     repeats = 10 if name == LARGE else 500  # rounds long enough not to measure cold caches
     times = medians(rounds, repeats, **sides)
-    names = {"here": f"eager step, {name}, batch {BATCH}", "alone": "its kernels, no engine"}
+    names = {
+        "here": f"eager step, {name}, batch {BATCH}",
+        "alone": "its kernels, no engine",
+        "by hand": "the engine's work written by hand",
+    }
     return [
         Result(
             names[side],
             "PyTorch's time",
             seconds / times["there"],
-            target if side == "here" else 1.0,
+            target if side == "here" else None,
             microseconds(seconds),
             microseconds(times["there"]),
         )
