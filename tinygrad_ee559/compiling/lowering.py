@@ -196,8 +196,9 @@ _INDEXING = {
     aten.index_copy.default: _index_copy,
 }
 
+# ------------------------------------------------- what torch takes apart in a wrong way
 
-#: Whose decomposition by torch is wrong: it counts what comes after the last target.
+#: Torch counts what comes after the last target.
 _MENDED = {
     aten.multilabel_margin_loss_forward.default: COMPOSED[aten.multilabel_margin_loss_forward]
 }
