@@ -57,6 +57,7 @@ NUMBERS = frozenset({float, int, bool})
 COMPLEX = frozenset({torch.complex32, torch.complex64, torch.complex128})
 #: To which autocast converts operands.
 HALF = frozenset({torch.bfloat16, torch.float16})
+SPECIAL = COMPLEX | HALF
 
 next_order = count(0, -1).__next__
 _new = object.__new__
@@ -196,7 +197,9 @@ class Node(_Edges):
                 args[i] = arg.__class__(arg)  # the caller may change his list
                 guards.extend((t, t._version) for t in arg if isinstance(t, TorchTensor))
         for i in plan.dropped:
-            args[i] = _stand_in(plan, i, args[i]) if plan.reduced else None
+            args[i] = None
+        for i in plan.reduced:
+            args[i] = _stand_in(plan, i, args[i])
         if not plan.output:
             out = None
         elif out.__class__ is TorchTensor:
@@ -375,14 +378,15 @@ def _propagate(
     targets: Iterable[Any] | None,
     stop: bool,
 ) -> dict[Any, Any]:
+    grads = dict(gradients)
     inner = wanted = None
     if targets is not None:
         sought = frozenset(targets)
         inner = _leading_to(sought, topological(gradients, sought if stop else ()))
         wanted = inner | sought
+        grads = {node: gradients[node] for node in wanted.intersection(gradients)}
     found: dict[Any, Any] = {}
     overridden = _overridden.rules
-    grads = {node: g for node, g in gradients.items() if wanted is None or node in wanted}
     # Nodes at which gradients have arrived. The first in order has no results left to hear from.
     pending = [(node.order, node) for node in grads if node.__class__ is not Leaf]
     heapify(pending)
@@ -439,7 +443,9 @@ def _propagate(
             if kind is ListNode:
                 for edge, d in zip(node, g, strict=True):
                     if edge is not None and (wanted is None or edge in wanted):
-                        _send(d, edge, node, grads, pending, lift, record)
+                        d = _fitted(d, edge, node, lift, record)
+                        if d is not None:
+                            _arrive(d, edge, grads, pending)
                 continue
             if kind is NumbersNode:
                 node.flow = g
@@ -458,10 +464,14 @@ def _propagate(
             saved = node.recall(lift, record)
         if overridden and plan.rule in overridden:
             plan = _other_plan(node, overridden[plan.rule])
-        conjugate = node.dtype in COMPLEX and plan.rule.holomorphic
-        if conjugate:
-            g = _conjugated(g)
-        formulas = _cast(plan.formulas, node) if node.dtype in HALF else plan.formulas
+        formulas = plan.formulas
+        conjugate = False
+        if node.dtype in SPECIAL:
+            conjugate = node.dtype in COMPLEX and plan.rule.holomorphic
+            if conjugate:
+                g = _conjugated(g)
+            if node.dtype in HALF:
+                formulas = _cast(formulas, node)
         given = (g, *saved)
         for formula, edge in zip(formulas, node):
             if wanted is None or edge in wanted:
@@ -469,22 +479,27 @@ def _propagate(
                 if conjugate:
                     d = _conjugated(d)
                 if (
-                    not record
-                    and d.__class__ is TorchTensor
-                    and d.shape == edge.shape
-                    and d.dtype is edge.dtype
+                    record
+                    or d.__class__ is not TorchTensor
+                    or d.shape != edge.shape
+                    or d.dtype is not edge.dtype
                 ):
-                    _arrive(d, edge, grads, pending)
+                    d = _fitted(d, edge, node, lift, record)
+                    if d is None:
+                        continue
+                if edge in grads:
+                    grads[edge] = grads[edge] + d
                 else:
-                    _send(d, edge, node, grads, pending, lift, record)
+                    grads[edge] = d
+                    if edge.__class__ is not Leaf:
+                        heappush(pending, (edge.order, edge))
         if not retain and (node.guards or node.plan.keeps):  # the graph itself stays, to be drawn
             node.saved = None
             node.guards = ()
-    found.update(grads)  # what is left has arrived at leaves
-    for leaf in grads:
+    for leaf in grads:  # what is left has arrived at leaves
         if leaf.hooks is not None:
-            found[leaf] = _run_hooks(leaf, grads[leaf], lift, record)
-    return found
+            grads[leaf] = _run_hooks(leaf, grads[leaf], lift, record)
+    return {**found, **grads} if found else grads
 
 
 class _Overridden(threading.local):
@@ -542,20 +557,17 @@ def _used_parameters(formula: Any) -> set[str]:
     return {str(i.argval) for i in dis.get_instructions(code) if i.opname.startswith("LOAD_")}
 
 
-def _send(
-    d: Any, edge: Any, node: Any, grads: dict[Any, Any], pending: list[Any], lift: Lift,
-    record: bool,
-) -> None:  # fmt: skip
-    """Add a gradient that `node` has computed to what has arrived at `edge`."""
+def _fitted(d: Any, edge: Any, node: Any, lift: Lift, record: bool) -> Any:
+    """A gradient that `node` has computed, as it is added to what has arrived at `edge`."""
     if d is None:
-        return
+        return None
     if record and d.__class__ is TorchTensor:
         d = lift(d, None)
     if (d.__class__ is not list and d.__class__ is not tuple) and (
         d.shape != edge.shape or d.dtype is not edge.dtype
     ):
         d = _fit(d, edge, node, record)
-    _arrive(d, edge, grads, pending)
+    return d
 
 
 def _arrive(d: Any, edge: Any, grads: dict[Any, Any], pending: list[Any]) -> None:
@@ -678,9 +690,7 @@ def _lifted(node: Node, args: list[Any], lift: Lift, edges: Mapping[int, Any]) -
 
 
 def _stand_in(plan: Plan, position: int, arg: Any) -> Any:
-    """What is kept of an argument whose value no formula needs."""
-    if position not in plan.reduced:
-        return None
+    """What is kept of an argument of which no formula needs the value, but the look."""
     if arg.__class__ is TorchTensor:
         return arg.shape if position in plan.shapes else arg.new_empty(0)
     return [_stand_in(plan, position, t) for t in arg] if position == plan.list_position else arg

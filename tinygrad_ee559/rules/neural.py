@@ -21,10 +21,12 @@ def _weight_gradient(g: Any, x: Any) -> Any:
 
 rule(
     F.linear,
-    lambda g, _y, _x, weight, _bias=None: g.mm(weight) if g.ndim == 2 else g @ weight,
+    lambda g, _y, _x, weight, _bias=None: torch.mm(g, weight) if g.ndim == 2 else g @ weight,
     # in the order of PyTorch's kernel, to have the same bits
-    lambda g, _y, x, _weight, _bias=None: g.T.mm(x) if x.ndim == 2 else _weight_gradient(g, x),
-    lambda g, _y, _x, _weight, _bias=None: g.sum(0) if g.ndim == 2 else g,
+    lambda g, _y, x, _weight, _bias=None: (
+        torch.mm(g.T, x) if x.ndim == 2 else _weight_gradient(g, x)
+    ),
+    lambda g, _y, _x, _weight, _bias=None: torch.sum(g, 0) if g.ndim == 2 else g,
 )
 
 

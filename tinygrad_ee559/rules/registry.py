@@ -168,11 +168,12 @@ class Plan:
         self.output = "y" in needed or "y_rest" in needed
         self.rest = "y" not in needed
         self.kept = tuple(i for i in sorted(self.values) if i < count)
-        self.dropped = tuple(i for i, _ in places if i not in self.values and i < count)
-        self.reduced = (self.shapes | likes) - self.values
+        self.reduced = tuple(i for i in sorted((self.shapes | likes) - self.values) if i < count)
+        used = self.values.union(self.reduced)
+        self.dropped = tuple(i for i, _ in places if i not in used and i < count)
         #: What is saved where no formula needs anything, in place of a tuple for each call.
         self.nothing: tuple[None, ...] = ()
-        if not self.output and not self.reduced and len(self.dropped) == count:
+        if not self.output and len(self.dropped) == count:
             self.nothing = (None,) * (1 + count)
         self.list_position = list_position
         #: Whether a second backward pass would miss something; options are always kept.
