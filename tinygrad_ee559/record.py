@@ -79,7 +79,7 @@ def short(rule: Rule) -> Callable[..., Any]:
 
     def function(*args: Any) -> Any:
         raws: list[Any] = []
-        edges: list[Any] = []
+        node = Node()
         wanted = 0
         bit = 1
         for arg in args:
@@ -90,7 +90,7 @@ def short(rule: Rule) -> Callable[..., Any]:
                 raws.append(raw)
                 edge = arg.node
                 if edge is not None:
-                    edges.append(edge)
+                    node.append(edge)
                     wanted += bit
             elif arg is None or arg.__class__ in NUMBERS:
                 raws.append(arg)
@@ -104,11 +104,11 @@ def short(rule: Rule) -> Callable[..., Any]:
         except Exception:
             return call(rule, *args)  # which says what is wrong
         if out.__class__ is not TorchTensor:
-            return _fork(rule, wanted, edges, raws, out)
+            return _fork(rule, wanted, node, raws, out)
         dtype = out.dtype
         if not (dtype.is_floating_point or dtype.is_complex):
             return lift(out, None)
-        return _recorded(rule, wanted, edges, raws, out)
+        return _recorded(rule, wanted, node, raws, out)
 
     return partial(call, rule) if rule.view else function
 
@@ -171,25 +171,25 @@ def call(rule: Rule, /, *args: Any, **kwargs: Any) -> Any:
         return _fork(rule, wanted, edges, raws, out)
     if not (wanted and carries_gradient(out.dtype)):
         return lift(out, None)
-    return _recorded(rule, wanted, edges, raws, out, list_position)
+    return _recorded(rule, wanted, Node(edges), raws, out, list_position)
 
 
 def _recorded(
     rule: Rule,
     wanted: int,
-    edges: list[Any],
+    node: Node,
     raws: list[Any],
     out: torch.Tensor,
     list_position: int = -1,
 ) -> Tensor:
-    """A result with the node that computed it."""
+    """A result with the node that computed it, which has its edges already."""
     count = len(raws)
     plan = rule.plans.get((wanted, count)) or _plan(rule, wanted, count, list_position)
     if plan.operands:
         _scalars_to_tensors(plan, raws)
     tensor: Tensor = _new(Tensor)
     tensor._data = out
-    tensor.node = node = Node(edges)
+    tensor.node = node
     node.record(plan, raws, out)
     return tensor
 
@@ -212,7 +212,7 @@ def unary(rule: Rule) -> Callable[[Tensor], Any]:
             out = torch_function(x)
             if edge is None or not _grad_enabled():
                 return lift(out, None)
-            return _recorded(rule, 1, [edge], [x], out)
+            return _recorded(rule, 1, Node((edge,)), [x], out)
         try:
             z = number(x)
         except (ArithmeticError, ValueError):
@@ -261,7 +261,7 @@ def binary(rule: Rule, number: Callable[[Any, Any], Any]) -> Callable[[Tensor, A
             out = torch_function(x, y)
         except Exception:
             return call(rule, a, b)  # which says what is wrong
-        return _recorded(rule, 1, [a_edge], [x, y], out)
+        return _recorded(rule, 1, Node((a_edge,)), [x, y], out)
 
     return function
 
@@ -329,7 +329,7 @@ def _view(
         )
 
     if out.__class__ is TorchTensor:
-        tensor = _recorded(rule, wanted, edges, raws, out) if wanted else lift(out, None)
+        tensor = _recorded(rule, wanted, Node(edges), raws, out) if wanted else lift(out, None)
         if not (isinstance(base, Tensor) and out._is_view()):
             return tensor
         return View(out, tensor.node, base, run)

@@ -498,15 +498,14 @@ def root_gradient(output: Tensor, gradient: Any, create_graph: bool) -> Any:
     """What the pass starts with at one output."""
     data = output._data
     if gradient is None:
-        if data.__class__ is float and not create_graph:
-            return 1.0
-        numel = data.numel() if isinstance(data, torch.Tensor) else 1
-        if numel != 1:
-            raise GradientShapeError(
-                "backward() without a gradient needs a result with one element, and this one has "
-                f"shape {tuple(output.shape)}; sum it, or pass gradient="
-            )
-        raw = torch.ones_like(data) if isinstance(data, torch.Tensor) else 1.0
+        raw: Any = 1.0
+        if isinstance(data, TorchTensor):
+            if data.numel() != 1:
+                raise GradientShapeError(
+                    "backward() without a gradient needs a result with one element, and this one "
+                    f"has shape {tuple(output.shape)}; sum it, or pass gradient="
+                )
+            raw = torch.ones_like(data)
         return lift(raw, None) if create_graph else raw
     if not isinstance(gradient, Tensor):
         gradient = Tensor(gradient)
