@@ -45,8 +45,8 @@ def kernels_alone(
             inputs.append(torch.relu(_linear(inputs[-1], weight, bias)))
         g = gradient(_linear(inputs[-1], weights[-1], biases[-1]), y)
         for i in reversed(range(len(weights))):
-            before = g.mm(weights[i]) if i else g
-            gradients[2 * i], gradients[2 * i + 1] = g.T.mm(inputs[i]), g.sum(0)
+            before = torch.mm(g, weights[i]) if i else g
+            gradients[2 * i], gradients[2 * i + 1] = torch.mm(g.T, inputs[i]), torch.sum(g, 0)
             g = ops.threshold_backward(before, inputs.pop(), 0) if i else before
         torch._foreach_add_(parameters, gradients, alpha=-0.01)
 
@@ -54,9 +54,9 @@ def kernels_alone(
 
 
 _LINEAR = (
-    lambda g, _y, _x, weight, _bias: g.mm(weight) if g.ndim == 2 else g @ weight,
-    lambda g, _y, x, _weight, _bias: g.T.mm(x),
-    lambda g, _y, _x, _weight, _bias: g.sum(0),
+    lambda g, _y, _x, weight, _bias: torch.mm(g, weight) if g.ndim == 2 else g @ weight,
+    lambda g, _y, x, _weight, _bias: torch.mm(g.T, x),
+    lambda g, _y, _x, _weight, _bias: torch.sum(g, 0),
 )
 _RELU = (lambda g, y, _x: ops.threshold_backward(g, y, 0),)
 _LOSS = (lambda g, _y, x, target, reduction: ops.mse_loss_backward(g, x, target, reduction),)
