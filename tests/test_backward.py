@@ -168,6 +168,24 @@ def test_backward_into_chosen_inputs():
     assert x.grad is None and w.grad.tolist() == [1]
 
 
+def test_backward_into_chosen_numbers():
+    x, w = tg.Tensor(2.0, requires_grad=True), tg.Tensor(3.0, requires_grad=True)
+    called = []
+    x.register_hook(called.append)
+    (x * w).backward(inputs=w)
+    assert x.grad is None and not called and w.grad.item() == 2
+
+
+@pytest.mark.parametrize("value", [2.0, torch.tensor([2.0])], ids=["number", "tensor"])
+def test_backward_into_what_was_computed(value):
+    x = tg.Tensor(value, requires_grad=True)
+    y = x * x
+    (y * 3).backward(inputs=[y], retain_graph=True)
+    assert y.grad.item() == 3 and x.grad is None
+    (y * 3).backward(inputs=[y, x])
+    assert y.grad.item() == 6 and x.grad.item() == 12
+
+
 def test_gradients_of_gradients_to_any_order():
     x = leaf(0.3)
     t = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)

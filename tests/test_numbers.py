@@ -140,6 +140,19 @@ def test_second_derivatives_mix_numbers_and_tensors():
     assert h.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_formula_that_gives_no_gradient_for_a_number(create_graph):
+    product = tg.rule(
+        lambda x, y: x * y,
+        lambda g, _y, _a, b: None,
+        lambda g, _y, a, _b: g * a,
+        number=lambda x, y: x * y,
+    )
+    x, y = tg.Tensor(2.0, requires_grad=True), tg.Tensor(3.0, requires_grad=True)
+    product(x * 1.0, y).backward(create_graph=create_graph)
+    assert x.grad is None and y.grad.item() == 2
+
+
 def test_a_number_that_has_no_gradient_there_is_named():
     x, slope = tg.Tensor(-1.0, requires_grad=True), tg.Tensor(0.1, requires_grad=True)
     with pytest.raises(tg.errors.RuleError, match="negative_slope"):

@@ -35,6 +35,11 @@ def test_linear(shape, bias):
     assert_same_gradients(F.linear, random(shape, (4, 3), (4,))[: 2 + bias])
 
 
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3)], ids=str)
+def test_linear_with_a_vector_for_its_weight(shape):
+    assert_same_gradients(F.linear, random(shape, (3,)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("batch", "n", "m"),

@@ -422,9 +422,9 @@ def _propagate(
                     direct = False
             if not direct:
                 da, db = _pull_numbers(node, rule, g, lift, record)
-            if a is not None:
+            if a is not None and (wanted is None or a in wanted):
                 _arrive(da, a, grads, pending)
-            if b is not None:
+            if b is not None and (wanted is None or b in wanted):
                 _arrive(db, b, grads, pending)
             if not retain and rule.keeps:  # a constant stays, to be drawn
                 if a is not None:
@@ -443,8 +443,7 @@ def _propagate(
                 for edge, d in zip(node, g, strict=True):
                     if edge is not None and (wanted is None or edge in wanted):
                         d = _fitted(d, edge, node, lift, record)
-                        if d is not None:
-                            _arrive(d, edge, grads, pending)
+                        _arrive(d, edge, grads, pending)
                 continue
             if kind is NumbersNode:
                 node.flow = g
@@ -570,7 +569,9 @@ def _fitted(d: Any, edge: Any, node: Any, lift: Lift, record: bool) -> Any:
 
 
 def _arrive(d: Any, edge: Any, grads: dict[Any, Any], pending: list[Any]) -> None:
-    """Add a gradient to what has arrived at `edge`, which is pending from the first one on."""
+    """Add a gradient, if any, to what has arrived at `edge`, pending from the first one on."""
+    if d is None:
+        return
     if edge in grads:
         grads[edge] = grads[edge] + d
     else:

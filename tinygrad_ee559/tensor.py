@@ -370,7 +370,8 @@ class Tensor:
             gradient: what to start with, of this tensor's shape; 1 if the tensor has one element.
             retain_graph: keep the saved values for another pass; `create_graph` if None.
             create_graph: record the pass itself, to differentiate again.
-            inputs: add to the gradients of these tensors only.
+            inputs: add to the gradients of these tensors only; those that were computed retain
+                theirs from then on, as after `retain_grad`.
 
         Raises:
             NotDifferentiableError: this tensor does not require gradients.
@@ -388,8 +389,12 @@ class Tensor:
         if inputs is not None:
             inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
             targets = [edge_of(t, "inputs") for t in inputs]
+            for t in inputs:
+                t.retain_grad()
         retain = create_graph if retain_graph is None else retain_graph
         found = propagate(root, lift, record=create_graph, retain=retain, targets=targets)
+        if targets is not None:
+            found = {edge: g for edge, g in found.items() if isinstance(edge, Leaf)}
         _deposit(found, create_graph)
 
     if TYPE_CHECKING:  # the operators and torch's methods are added in `methods.py`

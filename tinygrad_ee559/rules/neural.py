@@ -14,17 +14,26 @@ aten = torch.ops.aten
 # -------------------------------------------------------------------- linear maps
 
 
+def _input_gradient(g: Any, weight: Any) -> Any:
+    """That of one result, if the weight is a vector, or of several."""
+    return g @ weight if weight.ndim == 2 else g.unsqueeze(-1) * weight
+
+
 def _weight_gradient(g: Any, x: Any) -> Any:
     """The sum over all samples, however they are laid out."""
+    if g.ndim < x.ndim:  # the weight is a vector
+        return torch.tensordot(g, x, g.ndim) if g.ndim else g * x
     return torch.outer(g, x) if x.ndim == 1 else g.flatten(0, -2).t() @ x.flatten(0, -2)
 
 
 rule(
     F.linear,
-    lambda g, _y, _x, weight, _bias=None: torch.mm(g, weight) if g.ndim == 2 else g @ weight,
+    lambda g, _y, _x, weight, _bias=None: (
+        torch.mm(g, weight) if g.ndim == 2 == weight.ndim else _input_gradient(g, weight)
+    ),
     # in the order of PyTorch's kernel, to have the same bits
     lambda g, _y, x, _weight, _bias=None: (
-        torch.mm(g.T, x) if x.ndim == 2 else _weight_gradient(g, x)
+        torch.mm(g.T, x) if x.ndim == 2 == g.ndim else _weight_gradient(g, x)
     ),
     lambda g, _y, _x, _weight, _bias=None: torch.sum(g, 0) if g.ndim == 2 else g,
 )
