@@ -7,6 +7,7 @@ import operator
 import pickle
 from datetime import timedelta
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -1150,6 +1151,61 @@ def test_constants_that_differ_in_members(interpreted, one, other, act):
         return lambda x: act(value, x)
 
     refused(member, r"value(\.__self__)? is .* in member 1, and .* in the first")
+
+
+class Gain(NamedTuple):
+    value: float
+
+
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "act"),
+    [
+        ({torch.sin}, {torch.cos}, lambda v, x: [*v][0](x)),
+        ({Kind.SCALED}, {Kind.SQUARED}, lambda v, x: x * [*v][0].value),
+        ({Fraction(1, 2)}, {Fraction(1, 3)}, lambda v, x: x * float([*v][0])),
+        ({Scaled(1.0)}, {Scaled(2.0)}, lambda v, x: x * [*v][0].factor),
+        ({Gain(1.0)}, {Gain(2.0)}, lambda v, x: x * [*v][0].value),
+        ({frozenset({1})}, {frozenset({2})}, lambda v, x: x * sum([*v][0])),
+        ({0.0}, {-0.0}, lambda v, x: 1 / (x * [*v][0])),
+        ({1}, {True}, lambda v, x: x * 2 if [*v][0] is True else x),
+        ({0, 8}, {8, 0}, lambda v, x: x * [*v][0]),
+        ({frozenset({1}): 1}, {frozenset({2}): 1}, lambda v, x: x * sum([*v][0])),
+        ({0.0: 1}, {-0.0: 1}, lambda v, x: 1 / (x * [*v][0])),
+    ],
+    ids=[
+        "functions", "enums", "fractions", "objects", "named tuples", "sets", "zeros", "truth",
+        "order", "keys that are sets", "keys that are zeros",
+    ],
+)  # fmt: skip
+def test_elements_of_sets_and_keys_that_differ_in_members(interpreted, one, other, act):
+    def member(i):
+        value = other if i else one
+        return lambda x: act(value, x)
+
+    refused(member, "member 1")
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        lambda: {torch.sin, Kind.SCALED, Fraction(1, 2), 2.0, "a", frozenset({1, "b"})},
+        lambda: {frozenset({2}): 1, float("nan"): 2, (1, 2.0): 3},
+    ],
+    ids=["set", "dict"],
+)
+def test_members_with_equal_sets_and_keys(interpreted, elements):
+    def member():
+        value = elements()
+        return lambda x: x * len(value)
+
+    ensemble, x = tg.ensemble([member(), member()]), torch.ones(2, 3)
+    for _ in range(4):
+        assert torch.equal(ensemble(x).data, x * len(elements()))
 
 
 def test_sets_of_parameters(interpreted):

@@ -156,12 +156,21 @@ class _Keys:
         identity = key if isinstance(key, int) else id(key)
         if identity in self._tensors:
             return _Found("tensor", self._tensors[identity])
+        if isinstance(key, frozenset):  # what is in there is looked at nowhere else
+            return type(key), self.elements(key)
         number = self._state.number_of(identity)
         if number is not None:
             return _Found("object", number)
         if type(key) is tuple:
             return tuple(map(self.name, key))
-        return key if is_value(key) or isinstance(key, type) else type(key)
+        if isinstance(key, (int, float, complex)):  # zeros have signs, NaN is itself
+            return type(key), repr(key)
+        return key
+
+    def elements(self, items: Collection[Any]) -> Any:
+        """What the elements of a set are called, in their order unless that goes by ids."""
+        names = tuple(map(self.name, items))
+        return names if all(map(_is_plain, names)) else frozenset(names)
 
 
 def _names(state: State) -> Iterator[_Named]:
@@ -180,7 +189,7 @@ def _is_plain(name: Any) -> bool:
     """Whether it is no object or tensor, nor has one in it."""
     if isinstance(name, _Found):
         return False
-    return not isinstance(name, tuple) or all(map(_is_plain, name))
+    return not isinstance(name, (tuple, frozenset)) or all(map(_is_plain, name))
 
 
 def _check_names(
@@ -271,7 +280,7 @@ def _visits(state: State) -> list[_Visit]:
             number = not isinstance(value._data, torch.Tensor)
             content = _Object(None, type(value)) if number else _look(value, value._data)
         elif isinstance(value, (set, frozenset)):
-            content = type(value), frozenset(map(keys.name, value))
+            content = type(value), keys.elements(value)
         elif not (value is NOTHING or is_value(content) or isinstance(content, Numbers)):
             content = _Object(state.number_of(id(value)), type(value))
         visits.append(_Visit(place, holder, value, content))
