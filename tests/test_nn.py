@@ -322,6 +322,15 @@ def test_train_and_eval_reach_all_modules():
     assert [*vars(block)] == [*vars(Block())]  # in order, for whoever compares
 
 
+def test_a_module_that_computes_whether_it_is_trained():
+    class Always(nn.Module):
+        @property
+        def training(self):
+            return True
+
+    assert Always().training and not vars(Always())
+
+
 def test_a_module_that_is_not_trained_from_the_beginning():
     class Fixed(nn.Module):
         training = False

@@ -101,8 +101,9 @@ class Module:
 
     def __new__(cls: type[Self], *_args: Any, **_kwargs: Any) -> Self:
         module = super().__new__(cls)
-        # A field from the beginning: one that was evaluated and goes on is what it was before.
-        vars(module)["training"] = cls.training
+        if isinstance(cls.training, bool):  # and no property
+            # A field from the beginning: one that was evaluated and goes on is what it was before.
+            vars(module)["training"] = cls.training
         return module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
