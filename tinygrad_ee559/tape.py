@@ -483,14 +483,7 @@ def _propagate(
                     or d.dtype is not edge.dtype
                 ):
                     d = _fitted(d, edge, node, lift, record)
-                    if d is None:
-                        continue
-                if edge in grads:
-                    grads[edge] = grads[edge] + d
-                else:
-                    grads[edge] = d
-                    if edge.__class__ is not Leaf:
-                        heappush(pending, (edge.order, edge))
+                _arrive(d, edge, grads, pending)
         if not retain and (node.guards or node.plan.keeps):  # the graph itself stays, to be drawn
             node.saved = None
             node.guards = ()

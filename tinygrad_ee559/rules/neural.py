@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 def _input_gradient(g: Any, weight: Any) -> Any:
-    """That of one result, if the weight is a vector, or of several."""
+    """Also where the weight is a vector, and each sample has one result."""
     return g @ weight if weight.ndim == 2 else g.unsqueeze(-1) * weight
 
 
