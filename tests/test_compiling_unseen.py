@@ -150,6 +150,27 @@ def test_scratch_memory_for_more_threads_does_not_move_what_is_held(two_threads)
     same_training(ours, theirs)
 
 
+def test_a_step_that_failed_leaves_no_half_written_gradient():
+    weight = tg.Tensor(torch.ones(5, 2), requires_grad=True)
+
+    def step(i):
+        weight.grad = None
+        loss = (weight * 2)[i].sum()
+        loss.backward()
+        return loss.detach()
+
+    fast = tg.compile(step)
+    for _ in range(4):
+        fast(torch.tensor([0]))
+    assert type(weight.grad) is Unseen
+    for function in (fast, step):
+        with pytest.raises(IndexError):
+            function(torch.tensor([5]))
+        assert weight.grad is None
+    fast(torch.tensor([1]))
+    assert weight.grad.tolist() == [[0, 0], [2, 2], [0, 0], [0, 0], [0, 0]]
+
+
 @pytest.fixture
 def two_threads():
     with threads(2):

@@ -186,8 +186,11 @@ class Compiled(Caller):
 
 def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Any]:
     """The leaves of arguments, and how these are nested, None if they are not."""
-    if kwargs or not all(isinstance(a, (Tensor, torch.Tensor)) for a in args):
+    if kwargs:
         return tree_flatten((args, kwargs))
+    for argument in args:
+        if not isinstance(argument, (Tensor, torch.Tensor)):
+            return tree_flatten((args, kwargs))
     return args, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import is_
 from types import CellType
 from typing import Any
 
@@ -116,7 +117,6 @@ class Conditions:
         self._numbers = [v for _, v in numbers]
         self._entry_places = [(p.holder, p.key) for p, _ in entries]
         self._entries = [v for _, v in entries]
-        self._identities = [id(v) for v in self._entries]
         self._variables = [p.holder for p, _ in variables]
         self._contents = [v for _, v in variables]
 
@@ -158,18 +158,19 @@ class Conditions:
             for place, node in self._tapes:
                 if getattr(place.get(), "node", None) is not node:
                     return False
-            entries = [holder[key] for holder, key in self._entry_places]
-            if [*map(id, entries)] != self._identities and not all(
-                map(same, entries, self._entries)
-            ):
-                return False
             return (
-                [isinstance(p.get(), Tensor) for p in self._inputs] == self._wrapped
-                and all(map(same, [p.number() for p in self._number_places], self._numbers))
-                and all(map(same, [c.cell_contents for c in self._variables], self._contents))
+                _all_same([holder[key] for holder, key in self._entry_places], self._entries)
+                and _all_same([cell.cell_contents for cell in self._variables], self._contents)
+                and _all_same([place.number() for place in self._number_places], self._numbers)
+                and [isinstance(p.get(), Tensor) for p in self._inputs] == self._wrapped
             )
         except (LookupError, ValueError):  # an entry, or a variable's value, is gone
             return False
+
+
+def _all_same(found: Sequence[Any], known: Sequence[Any]) -> bool:
+    """Whether programs may take values for others, which are nearly always the same objects."""
+    return all(map(is_, found, known)) or all(map(same, found, known))
 
 
 def _is_uncommon(place: Place, value: Any) -> bool:

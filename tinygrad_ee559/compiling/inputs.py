@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from tinygrad_ee559.compiling.capture import Capture
 from tinygrad_ee559.compiling.memory import are_apart, borders, overlapping, reach
 from tinygrad_ee559.compiling.places import Gradient, Look, Place
 from tinygrad_ee559.tensor import Tensor
+
+_start = torch.Tensor.data_ptr
 
 
 class Inputs:
@@ -27,22 +30,19 @@ class Inputs:
     """
 
     def __init__(self, capture: Capture, written: Sequence[int]) -> None:
-        self._sources = capture.sources
         self._written = written
         self._looks = [Look(tensor) for tensor in capture.inputs]
         self._reaches = [reach(tensor) for tensor in capture.inputs]
-        #: What was found in places.
-        self._known = [
-            tensor if isinstance(source, Place) else None
-            for source, tensor in zip(capture.sources, capture.inputs)
-        ]
-        self.moving = [i for i, source in enumerate(self._sources) if source.__class__ is int]
         self.starts = [tensor.data_ptr() for tensor in capture.inputs]
-        given = [i for i, source in enumerate(self._sources) if isinstance(source, (int, Gradient))]
+        sources = [*enumerate(capture.sources)]
+        self.moving = [i for i, s in sources if isinstance(s, int)]
         #: What each call gives, and whether that is changed in place.
-        self._given = given
-        self._changes_given = not set(given).isdisjoint(written)
-        self._settle()
+        self._given = [(i, s) for i, s in sources if isinstance(s, (int, Gradient))]
+        self._changes_given = any(i in written for i, _ in self._given)
+        #: What else there is, which is the same in nearly all calls.
+        self._lasting = [i for i, s in sources if not isinstance(s, (int, Gradient))]
+        self._places = [_place(capture.sources[i]) for i in self._lasting]
+        self._settle([capture.inputs[i] for i in self._lasting])
 
     def fetch(self, arguments: Sequence[Any]) -> list[torch.Tensor] | None:
         """The tensors, None if they are not as they have to be.
@@ -50,48 +50,49 @@ class Inputs:
         Args:
             arguments: the leaves of the call's arguments, which fit the program's conditions.
         """
-        found: list[torch.Tensor] = []
-        starts = self.starts
-        for i, source in enumerate(self._sources):
-            if source.__class__ is int:
+        found: list[Any] = [place.tensor() for place in self._places]
+        known = all(map(is_, found, self._found)) and [*map(_start, found)] == self._begins
+        if not known and not self._settle(found):
+            return None
+        inputs, starts, extents = [*self._inputs], self.starts, []
+        for i, source in self._given:
+            if isinstance(source, int):
                 argument = arguments[source]
                 tensor = argument._data if isinstance(argument, Tensor) else argument
-                starts[i] = tensor.data_ptr()
-            elif source.__class__ is Place:
-                tensor = source.tensor()
-                if tensor is None:
-                    return None
-                if tensor is not self._known[i] or tensor.data_ptr() != starts[i]:
-                    if not self._looks[i].fits(tensor):
-                        return None
-                    self._known[i] = tensor
-                    starts[i] = tensor.data_ptr()
-                    self._settled = False
-            elif source.__class__ is Gradient:
+            else:
                 tensor = arguments[source.argument].node.grad._data
                 if not self._looks[i].fits(tensor):
                     return None
-                starts[i] = tensor.data_ptr()
-            else:
-                tensor = source
-                if tensor.data_ptr() != starts[i]:
-                    if not self._looks[i].fits(tensor):
-                        return None
-                    starts[i] = tensor.data_ptr()
-                    self._settled = False
-            found.append(tensor)
-        return found if self._are_apart(found) else None
+            inputs[i] = tensor
+            starts[i] = start = tensor.data_ptr()
+            extents.append((start, start + self._reaches[i]))
+        if len({*map(id, inputs)}) < len(inputs):
+            return None
+        if self._may_overlap(extents) and overlapping(self._written, inputs):
+            return None
+        return inputs
 
-    def _are_apart(self, found: Sequence[torch.Tensor]) -> bool:
-        """Whether no two are one tensor, or share memory that is changed."""
-        if len(set(map(id, found))) < len(found):
+    def _settle(self, found: list[Any]) -> bool:
+        """Note tensors that last, and the memory that what a call gives must not share with them.
+
+        Returns:
+            whether they are as they have to be, and no two are one, or share memory that is
+            changed.
+        """
+        if not all(self._looks[i].fits(tensor) for i, tensor in zip(self._lasting, found)):
             return False
-        if not self._settled:
-            if overlapping(self._written, found):
-                return False
-            self._settle()
-        may = self._may_overlap(self._extents(self._given))
-        return not (may and overlapping(self._written, found))
+        changed = [n for n, i in enumerate(self._lasting) if i in self._written]
+        if len({*map(id, found)}) < len(found) or overlapping(changed, found):
+            return False
+        self._found = found
+        self._begins = [*map(_start, found)]
+        self._inputs: list[Any] = [None] * len(self._looks)  # with room for what is given
+        for i, tensor, start in zip(self._lasting, found, self._begins):
+            self._inputs[i], self.starts[i] = tensor, start
+        checked = self._lasting if self._changes_given else [self._lasting[n] for n in changed]
+        extents = [(self.starts[i], self.starts[i] + self._reaches[i]) for i in checked]
+        self._borders = borders(extents)
+        return True
 
     def stay_apart(self, given: Sequence[torch.Tensor]) -> bool:
         """Whether none of what many steps are given shares memory with what one of them changes.
@@ -100,7 +101,7 @@ class Inputs:
             given: as `fetch` found it, but for arguments those of all steps.
         """
         extents = []
-        for i in self._given:
+        for i, _ in self._given:
             start = given[i].data_ptr()
             extents.append((start, start + reach(given[i])))
         return not (self._may_overlap(extents) and overlapping(self._written, given))
@@ -120,13 +121,7 @@ class Inputs:
                     return True
         return self._changes_given and not are_apart(extents)
 
-    def _settle(self) -> None:
-        """Note the memory that what is given must not share."""
-        checked = range(len(self._sources)) if self._changes_given else self._written
-        fixed = [i for i in checked if i not in self._given]
-        self._borders = borders(self._extents(fixed))
-        self._settled = True
 
-    def _extents(self, numbers: Iterable[int]) -> list[tuple[int, int]]:
-        """Where inputs begin in memory, and where they end."""
-        return [(self.starts[i], self.starts[i] + self._reaches[i]) for i in numbers]
+def _place(source: Place | torch.Tensor) -> Place:
+    """Where a tensor is that lasts: one that is reachable by no path is kept here."""
+    return source if isinstance(source, Place) else Place([source], 0, "")

@@ -178,7 +178,7 @@ class Look:
     """
 
     __slots__ = (
-        "shape", "strides", "dtype", "device", "lazy", "requires_grad", "kind", "value",
+        "shape", "strides", "dtype", "device", "is_lazy", "lazy", "requires_grad", "kind", "value",
         "is_wrapped",
     )  # fmt: skip
 
@@ -193,7 +193,8 @@ class Look:
             self.shape, self.strides = raw.shape, raw.stride()
             self.dtype, self.device = raw.dtype, raw.device
             #: Whether what is in memory is still to be conjugated, or negated.
-            self.lazy = _lazy(raw)
+            self.is_lazy = torch.Tensor.is_conj if raw.is_complex() else torch.Tensor.is_neg
+            self.lazy = self.is_lazy(raw)
             self.requires_grad = raw.requires_grad
 
     def fits(self, value: Any) -> bool:
@@ -213,7 +214,7 @@ class Look:
             and value.dtype is self.dtype
             and value.stride() == self.strides
             and value.device == self.device
-            and _lazy(value) == self.lazy
+            and self.is_lazy(value) == self.lazy
             and value.requires_grad == self.requires_grad
         )
 
@@ -236,7 +237,3 @@ def has_frozen_gradient(tensor: Tensor) -> bool:
     """Whether it has a gradient without requiring one."""
     leaf = leaf_of(tensor)
     return tensor.node is None and leaf is not None and leaf.grad is not None
-
-
-def _lazy(tensor: torch.Tensor) -> bool:
-    return tensor.is_conj() if tensor.dtype.is_complex else tensor.is_neg()

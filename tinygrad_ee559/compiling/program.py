@@ -112,20 +112,23 @@ class Program:
 
     def run(self, arguments: Sequence[Any], inputs: list[torch.Tensor]) -> Any:
         """What the function returns; changes what it changes."""
-        for leaf in self._renewed:
-            leaf.grad = None  # so that its memory can be used again, while it is in the cache
         gradients = self._gradients
         if gradients is not None:
-            gradients.take_back()
+            gradients.lay_out()
+        else:
+            for leaf in self._renewed:
+                leaf.grad = None  # so that its memory can be used again, while it is in the cache
         try:
             outputs = self._executable.run(inputs, self._inputs.starts)
+        except BaseException:
+            if gradients is not None:
+                gradients.drop()
+            raise
         finally:  # what failed has changed something too
             self._mark_changed(inputs)
         for i, first in self._one:
             outputs[i] = outputs[first]
         self._leave(self._effects, arguments, inputs, outputs)
-        if gradients is not None:
-            gradients.leave()
         return self._capture.assembled(outputs, inputs)
 
     def may_loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> bool:

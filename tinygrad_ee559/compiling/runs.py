@@ -131,9 +131,10 @@ def _in_words(changes: Sequence[Change]) -> str:
 def must_be_seen(leaves: Sequence[Any]) -> bool:
     """Whether somebody watches, from whom a program would hide what it does: a capture, or one of
     torch's transformations."""
-    return is_watched() or any(
-        is_transformed(leaf._data if isinstance(leaf, Tensor) else leaf) for leaf in leaves
-    )
+    for leaf in leaves:
+        if is_transformed(leaf._data if isinstance(leaf, Tensor) else leaf):
+            return True
+    return is_watched()
 
 
 def counted(programs: Collection[Any]) -> str:
