@@ -187,6 +187,24 @@ def test_what_is_scattered_is_read_afterwards(own_cache):
     assert [program.kind for program in fast.programs] == ["artifact"]
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 17])
+def test_gradients_of_chosen_rows_are_added_up_before_they_are_multiplied(own_cache, size):
+    weight = tg.Tensor(torch.randn(size, size, dtype=torch.float64), requires_grad=True)
+
+    def step(i):
+        weight.grad = None
+        h = weight @ weight
+        (h * h)[i].sum().backward()
+
+    fast, i = tg.compile(step), torch.tensor([1, 0])
+    step(i)
+    expected = weight.grad.data.clone()
+    for _ in range(4):
+        fast(i)
+        torch.testing.assert_close(weight.grad.data, expected, rtol=1e-12, atol=1e-12)
+    assert len(fast.programs) == 1
+
+
 @pytest.mark.parametrize(
     "function",
     [

@@ -54,10 +54,9 @@ COMPILING = {
     "torch._inductor.cpp_builder",
     "torch._inductor.custom_graph_pass.CustomGraphPass",
     "torch._inductor.decomposition.select_decomp_table",
-    "torch._inductor.dependencies.MemoryDep",
     "torch._inductor.exc",
     "torch._inductor.inductor_prims",
-    "torch._inductor.scheduler.Scheduler",
+    "torch._inductor.scheduler.SchedulerNode",
     "torch._inductor.standalone_compile",
 }
 #: The same of objects that torch makes: operators, and libraries that it has compiled.
@@ -68,7 +67,7 @@ HIDDEN = {
     "torch._inductor.async_compile.AsyncCompile.cpp_pybinding",
     "torch._inductor.codecache.CppCodeCache.load",
     "torch._inductor.cpp_builder.get_cpp_compiler",
-    "torch._inductor.scheduler.Scheduler.can_fuse_vertical",
+    "torch._inductor.scheduler.SchedulerNode.recompute_size_and_body",
     "torch._inductor.exc.CppCompileError",
     "torch._inductor.exc.InvalidCxxCompiler",
     "torch._inductor.inductor_prims.force_stride_order",
@@ -716,33 +715,27 @@ def test_artifacts_change_their_inputs_and_return_results(compiling_parts):
         assert double.tolist() == [2 * expected] * 3 and more.tolist() == [3] * 3
 
 
-def test_schedulers_know_names_and_what_loops_read_and_write(compiling_parts):
-    """What decides whether they are fused."""
-    from torch._inductor.scheduler import Scheduler
+def test_loops_know_the_new_names_of_what_they_read(compiling_parts, monkeypatch):
+    """What orders them."""
+    from torch._inductor.scheduler import SchedulerNode
 
-    asked = []
+    recompute = SchedulerNode.recompute_size_and_body
+    forgotten = []
 
-    def can_fuse(scheduler, one, two, **options):
-        new = scheduler.mutation_renames
-        reads = [(dep.name, dep.rename(new)) for dep in two.unmet_dependencies]
-        for write in one.read_writes.writes:
-            asked.extend(
-                (new[name], scheduler.fusable_read_and_write(read, write))
-                for name, read in reads
-                if name in new and name == write.name
-            )
-        return False
+    def recomputed(node, *args, **options):
+        recompute(node, *args, **options)
+        names = {read.name for read in node.read_writes.reads}
+        forgotten.extend(old for old in node.mutation_renames if old in names)
 
     def function(x, i):
-        scattered = (x * 2).scatter(0, i, x)
-        return [scattered * 3, scattered.sum()]
+        table = x[:, :1] * x[:1]
+        scattered = torch.zeros(3, 3).index_put([i], x[:1], accumulate=True)
+        return [table, scattered * table]
 
-    x, i = torch.ones(3, 2), torch.zeros(3, 2, dtype=torch.int64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scheduler, "can_fuse_vertical", can_fuse)
-        compiling_parts.kernels(graph_of(compiling_parts, function, x, i))
-    assert asked, changed("Scheduler.can_fuse_vertical")
-    assert all(isinstance(name, str) and isinstance(may, bool) for name, may in asked)
+    x, i = torch.ones(3, 3), torch.ones(1, dtype=torch.int64)
+    monkeypatch.setattr(SchedulerNode, "recompute_size_and_body", recomputed)
+    compiling_parts.kernels(graph_of(compiling_parts, function, x, i))
+    assert forgotten, changed("SchedulerNode.recompute_size_and_body")
 
 
 def test_artifacts_that_inductor_cannot_keep_are_not_spoken_of(compiling_parts, caplog):

@@ -250,33 +250,28 @@ def _in_order(options: dict[str, Any]) -> Iterator[None]:
     graph has it."""
     from torch._inductor import config
     from torch._inductor.custom_graph_pass import CustomGraphPass
-    from torch._inductor.dependencies import MemoryDep
-    from torch._inductor.scheduler import Scheduler
+    from torch._inductor.scheduler import SchedulerNode
 
     class InOrder(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             _copy_what_is_written_over(graph)
 
         def uuid(self) -> str:
-            return "tinygrad_ee559: what is written into a tensor is computed first"
+            return "tinygrad_ee559: what is written into a tensor is computed first, read last"
 
-    can_fuse: Callable[..., bool] = Scheduler.can_fuse_vertical
+    recompute: Callable[..., None] = SchedulerNode.recompute_size_and_body
 
-    def can_fuse_rightly(scheduler: Any, one: Any, two: Any, **options: Any) -> bool:
-        """Whether a loop that reads may be part of the one that writes: Inductor may forget that
-        what was written in place has a new name, if it has fused the reading loop before."""
-        new = scheduler.mutation_renames
-        for read in two.unmet_dependencies:
-            name = new.get(read.name, read.name)
-            writes = [w for w in one.read_writes.writes if new.get(w.name, w.name) == name]
-            if isinstance(read, MemoryDep) and name != read.name and writes:
-                renamed = read.rename(new)
-                if not all(scheduler.fusable_read_and_write(renamed, w) for w in writes):
-                    return False
-        return can_fuse(scheduler, one, two, **options)
+    def recompute_rightly(node: Any, *args: Any, **options: Any) -> None:
+        """Give a loop other sizes, after which Inductor may forget that what the loop reads has a
+        new name since it was written in place."""
+        recompute(node, *args, **options)
+        node.set_read_writes(node.read_writes.rename(node.mutation_renames))
 
     options = {**options, "post_grad_custom_post_pass": InOrder()}
-    with config.patch(options), mock.patch.object(Scheduler, "can_fuse_vertical", can_fuse_rightly):
+    with (
+        config.patch(options),
+        mock.patch.object(SchedulerNode, "recompute_size_and_body", recompute_rightly),
+    ):
         yield
 
 
