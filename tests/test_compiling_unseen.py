@@ -171,6 +171,23 @@ def test_a_step_that_failed_leaves_no_half_written_gradient():
     assert weight.grad.tolist() == [[0, 0], [2, 2], [0, 0], [0, 0], [0, 0]]
 
 
+def test_nobody_sees_a_gradient_that_is_being_written(monkeypatch):
+    training = Training()
+    fast = trained(training)
+    leaves = [p.node for p in training.model.parameters()]
+    (program,) = fast.programs
+    run, seen = program._executable.run, []
+
+    def watched(*args):
+        seen.extend(leaf.grad for leaf in leaves)
+        return run(*args)
+
+    monkeypatch.setattr(program._executable, "run", watched)
+    fast(*data())
+    assert len(seen) == len(leaves) and all(gradient is None for gradient in seen)
+    assert all(type(leaf.grad) is Unseen for leaf in leaves)
+
+
 @pytest.fixture
 def two_threads():
     with threads(2):

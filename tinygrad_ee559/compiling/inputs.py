@@ -42,7 +42,8 @@ class Inputs:
         #: What else there is, which is the same in nearly all calls.
         self._lasting = [i for i, s in sources if not isinstance(s, (int, Gradient))]
         self._places = [_place(capture.sources[i]) for i in self._lasting]
-        self._settle([capture.inputs[i] for i in self._lasting])
+        self._changed = [n for n, i in enumerate(self._lasting) if i in written]
+        self._note([capture.inputs[i] for i in self._lasting])
 
     def fetch(self, arguments: Sequence[Any]) -> list[torch.Tensor] | None:
         """The tensors, None if they are not as they have to be.
@@ -52,8 +53,10 @@ class Inputs:
         """
         found: list[Any] = [place.tensor() for place in self._places]
         known = all(map(is_, found, self._found)) and [*map(_start, found)] == self._begins
-        if not known and not self._settle(found):
-            return None
+        if not known:
+            if not self._may_note(found):
+                return None
+            self._note(found)
         inputs, starts, extents = [*self._inputs], self.starts, []
         for i, source in self._given:
             if isinstance(source, int):
@@ -72,27 +75,25 @@ class Inputs:
             return None
         return inputs
 
-    def _settle(self, found: list[Any]) -> bool:
-        """Note tensors that last, and the memory that what a call gives must not share with them.
+    def _may_note(self, found: list[Any]) -> bool:
+        """Whether tensors that last are as they have to be, and no two are one, or share memory
+        that is changed."""
+        for i, tensor, before, start in zip(self._lasting, found, self._found, self._begins):
+            is_known = tensor is before and tensor.data_ptr() == start
+            if not is_known and not self._looks[i].fits(tensor):
+                return False
+        return len({*map(id, found)}) == len(found) and not overlapping(self._changed, found)
 
-        Returns:
-            whether they are as they have to be, and no two are one, or share memory that is
-            changed.
-        """
-        if not all(self._looks[i].fits(tensor) for i, tensor in zip(self._lasting, found)):
-            return False
-        changed = [n for n, i in enumerate(self._lasting) if i in self._written]
-        if len({*map(id, found)}) < len(found) or overlapping(changed, found):
-            return False
+    def _note(self, found: list[Any]) -> None:
+        """Note tensors that last, and the memory that what a call gives must not share."""
         self._found = found
         self._begins = [*map(_start, found)]
         self._inputs: list[Any] = [None] * len(self._looks)  # with room for what is given
         for i, tensor, start in zip(self._lasting, found, self._begins):
             self._inputs[i], self.starts[i] = tensor, start
-        checked = self._lasting if self._changes_given else [self._lasting[n] for n in changed]
-        extents = [(self.starts[i], self.starts[i] + self._reaches[i]) for i in checked]
-        self._borders = borders(extents)
-        return True
+        checked = range(len(found)) if self._changes_given else self._changed
+        lying = [(self._begins[n], self._reaches[self._lasting[n]]) for n in checked]
+        self._borders = borders((start, start + length) for start, length in lying)
 
     def stay_apart(self, given: Sequence[torch.Tensor]) -> bool:
         """Whether none of what many steps are given shares memory with what one of them changes.

@@ -114,21 +114,19 @@ class Program:
         """What the function returns; changes what it changes."""
         gradients = self._gradients
         if gradients is not None:
-            gradients.lay_out()
+            gradients.take_back()
         else:
             for leaf in self._renewed:
                 leaf.grad = None  # so that its memory can be used again, while it is in the cache
         try:
             outputs = self._executable.run(inputs, self._inputs.starts)
-        except BaseException:
-            if gradients is not None:
-                gradients.drop()
-            raise
         finally:  # what failed has changed something too
             self._mark_changed(inputs)
         for i, first in self._one:
             outputs[i] = outputs[first]
         self._leave(self._effects, arguments, inputs, outputs)
+        if gradients is not None:
+            gradients.leave()
         return self._capture.assembled(outputs, inputs)
 
     def may_loop(self, streams: Sequence[Any], inputs: list[torch.Tensor]) -> bool:

@@ -65,25 +65,24 @@ class Gradients:
         self._leaves = list(leaves.values())
         self._tensors = [Unseen(program.hold(position)) for position in self._positions]
 
-    def lay_out(self) -> None:
-        """Before a step, which writes over them: whoever has looked at one, or may, keeps it."""
+    def take_back(self) -> None:
+        """Before a step: leaves have none, and whoever has looked at one, or may, keeps it."""
         tensors = self._tensors
         for i, leaf in enumerate(self._leaves):
-            leaf.grad = tensor = tensors[i]
-            if _references(tensor) > _OWN_REFERENCES or tensor.seen:
-                leaf.grad = tensors[i] = Unseen(self._program.hold(self._positions[i]))
-
-    def drop(self) -> None:
-        """After a step that failed."""
-        for leaf in self._leaves:
             leaf.grad = None
+            if _references(tensors[i]) > _OWN_REFERENCES or tensors[i].seen:
+                tensors[i] = Unseen(self._program.hold(self._positions[i]))
+
+    def leave(self) -> None:
+        """After it."""
+        for leaf, tensor in zip(self._leaves, self._tensors):
+            leaf.grad = tensor
 
 
 def _count_own_references() -> int:
-    """What `sys.getrefcount` says in `lay_out` of a tensor that nobody else holds."""
-    tensors = [object()] * 2  # one is the leaf's
-    tensor = tensors[0]
-    return _references(tensor)
+    """What `sys.getrefcount` says in `take_back` of a tensor that nobody else holds."""
+    tensors = [object()]
+    return _references(tensors[0])
 
 
 _OWN_REFERENCES = _count_own_references()
