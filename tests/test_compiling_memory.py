@@ -187,6 +187,55 @@ def test_what_is_scattered_is_read_afterwards(own_cache):
     assert [program.kind for program in fast.programs] == ["artifact"]
 
 
+def _put_beside(x, i):
+    a = x * 2
+    joined = torch.stack([a, x + 1])
+    return joined.sum(0) * torch.index_put(a, (i,), x[i], accumulate=True)
+
+
+def _written_after_joining(x, i):
+    a = x * 2
+    joined, copy = torch.cat([a, x + 1]), a.clone()
+    copy[i] = 0.0
+    return joined, copy
+
+
+def _written_as_a_view(x, i):
+    a = x * 2
+    joined = torch.cat([a, x + 1])
+    return joined.exp(), a.view(-1).index_put((i,), x[0])
+
+
+def _written_into_what_is_joined(x, i):
+    a, b = x * 2, x + 1
+    joined = torch.cat([a, b])
+    joined[i] = x[i]
+    joined[4:] = 7
+    return joined, a * b
+
+
+@pytest.mark.parametrize("kind", ["native", "artifact"])
+@pytest.mark.parametrize(
+    "function",
+    [_put_beside, _written_after_joining, _written_as_a_view, _written_into_what_is_joined],
+    ids=lambda function: function.__name__,
+)
+def test_nothing_is_written_into_the_parts_of_what_was_joined(own_cache, kind, function):
+    """Inductor computes parts where the whole is, and may then write into them in place;
+    torch.compile does so too."""
+
+    def both(x, i):
+        library = [torch.cumsum(x, 0)] if kind == "artifact" else []
+        return function(x, i), library
+
+    fast = tg.compile(both)
+    x, i = torch.randn(3, 3, dtype=torch.float64), torch.tensor([1, 0, 2])
+    expected = both(x, i)
+    for _ in range(4):
+        torch.testing.assert_close(fast(x, i), expected, rtol=1e-12, atol=1e-12)
+    assert [program.kind for program in fast.programs] == [kind]
+
+
 @pytest.mark.parametrize("size", [2, 3, 4, 17])
 def test_gradients_of_chosen_rows_are_added_up_before_they_are_multiplied(own_cache, size):
     weight = tg.Tensor(torch.randn(size, size, dtype=torch.float64), requires_grad=True)

@@ -202,15 +202,16 @@ _WRITING = {
     "aten.slice_scatter.default", "aten.select_scatter.default", "aten.diagonal_scatter.default",
     "aten.as_strided_scatter.default", "aten.index_put.default", "aten._unsafe_index_put.default",
 }  # fmt: skip
+#: Join tensors, which Inductor computes into the parts of the result.
+_JOINING = {"aten.cat.default", "aten.stack.default"}
 
 
 def _copy_what_is_written_over(graph: fx.Graph) -> None:
-    """Have what is written into a tensor, and where, computed first if that depends on the tensor.
+    """Have copies written into, or written, where Inductor mistakes one tensor for another.
 
-    In h[1:] = h[:-1].clone(), Inductor takes the clone away, and then writes in place.
+    - In h[1:] = h[:-1].clone() it takes the clone away, and then writes in place.
+    - It writes in place into what it has joined, and into what it has made a part of that.
     """
-    from torch._inductor import inductor_prims
-
     for node in list(graph.nodes):
         if str(node.target) not in _WRITING:
             continue
@@ -218,25 +219,44 @@ def _copy_what_is_written_over(graph: fx.Graph) -> None:
         memory = base.meta["val"].untyped_storage()
 
         def copied(read: fx.Node, node: fx.Node = node, memory: Any = memory) -> fx.Node:
-            if not _depends_on(read, memory):
-                return read
-            value = read.meta["val"].clone()
-            strides = list(value.stride())
-            with graph.inserting_before(node):
-                copy = graph.call_function(torch.ops.aten.clone.default, (read,))
-                apart = graph.call_function(inductor_prims.force_stride_order, (copy, strides))
-            copy.meta["val"] = apart.meta["val"] = value
-            return apart
+            return _copied(read, node) if _depends_on(read, memory) else read
 
-        node.args = (base, *fx.map_arg(others, copied))
+        others = fx.map_arg(others, copied)
+        if any(_joins(found) for found in graph.nodes if _is_in(found, memory)):
+            base = _copied(base, node)
+        node.args = (base, *others)
+
+
+def _copied(read: fx.Node, node: fx.Node) -> fx.Node:
+    """A copy of a value, made before a node, that Inductor does not take away."""
+    from torch._inductor import inductor_prims
+
+    value = read.meta["val"].clone()
+    with node.graph.inserting_before(node):
+        copy = node.graph.call_function(torch.ops.aten.clone.default, (read,))
+        apart = node.graph.call_function(
+            inductor_prims.force_stride_order, (copy, list(value.stride()))
+        )
+    copy.meta["val"] = apart.meta["val"] = value
+    return apart
+
+
+def _joins(node: fx.Node) -> bool:
+    """Whether a value is joined of others, or joined with others."""
+    return any(str(found.target) in _JOINING for found in (node, *node.users))
+
+
+def _is_in(node: fx.Node, memory: torch.UntypedStorage) -> bool:
+    """Whether a value is in some memory."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.untyped_storage() is memory
 
 
 def _depends_on(node: fx.Node, memory: torch.UntypedStorage) -> bool:
     """Whether a value is in some memory, or computed from what is."""
     pending, seen = [node], {node}
     for found in pending:
-        value = found.meta.get("val")
-        if isinstance(value, torch.Tensor) and value.untyped_storage() is memory:
+        if _is_in(found, memory):
             return True
         new = [n for n in found.all_input_nodes if n not in seen]
         pending += new
@@ -257,7 +277,7 @@ def _in_order(options: dict[str, Any]) -> Iterator[None]:
             _copy_what_is_written_over(graph)
 
         def uuid(self) -> str:
-            return "tinygrad_ee559: what is written into a tensor is computed first, read last"
+            return "tinygrad_ee559: what is written into a tensor is computed first; no parts"
 
     recompute: Callable[..., None] = SchedulerNode.recompute_size_and_body
 
