@@ -53,7 +53,7 @@ FUNCTIONS = {
 }
 
 
-# What Inductor does wrong by itself: it forgets a new name, or writes into parts of what was joined.
+# Inductor by itself forgets a new name here, or writes into the parts of what was joined.
 @example([("product", 0, 0), ("times", 2, 2), ("rows", 3, 3)], 3, 0)
 @example([("plus", 0, 1), ("joined", 2, 0), ("written", 2, 1)], 3, 0)
 @example([("plus", 0, 1), ("stacked", 2, 0), ("put", 2, 1)], 3, 0)
